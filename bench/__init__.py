@@ -1,0 +1,1 @@
+"""What an answer costs: `python -m bench` prints the table of docs/benchmarks.md."""

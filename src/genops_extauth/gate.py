@@ -1,0 +1,227 @@
+"""The sequence of a decision: authenticate, decide, count, observe.
+
+Pure but for what it is given: the clocks, the store, the source of ids and the observer are arguments. A request is
+served by one `Generation` from start to end; a reload builds another one completely and swaps the reference.
+
+Outages become verdicts here and nowhere else. Identity fails closed: no keys, no pass.
+"""
+
+import asyncio
+import itertools
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Protocol
+
+from genops_extauth.bucket import Answer, Hit, Level
+from genops_extauth.limits import Match, Tree
+from genops_extauth.model import (
+    CurrentLimit,
+    Denied,
+    Descriptor,
+    DescriptorStatus,
+    Grant,
+    Identity,
+    KeysUnavailable,
+    Limited,
+    Outcome,
+    Reason,
+    Request,
+    StoreUnavailable,
+    Verdict,
+)
+from genops_extauth.policy import NOBODY, Policy
+from genops_extauth.tokens import UnknownKey, Verifier
+
+# Envoy's clients hang up at their deadline; the answer must be on the wire before it.
+_ANSWER_MARGIN = 0.02  # seconds
+# Envoy's default ext_authz timeout is 200 ms; a caller without a deadline is treated as one with it.
+_PATIENCE = 0.2  # seconds
+# Grants are small (about 1 kB with their serialised form); this many identities are active at once on a busy sidecar.
+_GRANTS = 16_384
+
+_Refresh = Callable[[], Awaitable[bool]]
+
+
+class Store(Protocol):
+    """Where the buckets are. Both operations raise `StoreUnavailable` in time rather than hang."""
+
+    async def acquire(self, hits: Sequence[Hit]) -> Answer:
+        """Take all the hits, or, where one does not fit, none."""
+
+    async def peek(self, hits: Sequence[Hit]) -> Answer:
+        """Tell whether they would fit, taking nothing."""
+
+
+class Observer(Protocol):
+    """What is told of decisions: metrics and logs. Its methods do not block and do not raise."""
+
+    def checked(self, outcome: Outcome) -> None:
+        """Take note of a Check's outcome."""
+
+    def limited(self, limited: Limited, matches: Sequence[Match | None], seconds: float) -> None:
+        """Take note of a rate limit decision that took `seconds`."""
+
+    def store_failed(self, error: StoreUnavailable) -> None:
+        """Take note of a decision that the store could not make."""
+
+    def failed(self, error: Exception) -> None:
+        """Take note of a defect of ours, with its traceback."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Generation:
+    """Everything a reload replaces. `refresh` asks for newer keys of an issuer, by its name; True when they changed."""
+
+    verifier: Verifier
+    policy: Policy
+    tree: Tree
+    refresh: Mapping[str, _Refresh] = field(default_factory=dict)
+    grants: Callable[[Identity], Grant] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "grants", lru_cache(maxsize=_GRANTS)(self.policy.grants))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Clocks:
+    """`wall` is seconds since the epoch, for tokens; `monotonic` is seconds, for durations."""
+
+    wall: Callable[[], float]
+    monotonic: Callable[[], float]
+
+
+class Gate:
+    """Answers the gateway's questions. One a process; `generation` is replaced on reload."""
+
+    def __init__(
+        self, generation: Generation, store: Store, clocks: Clocks, observer: Observer, *, new_id: Callable[[], str]
+    ) -> None:
+        self.generation = generation
+        self._store = store
+        self._clocks = clocks
+        self._observer = observer
+        self._new_id = new_id
+        # Unique over processes and restarts, readable, and a hundred times cheaper than a random id a request.
+        self._origin = new_id()[:8]
+        self._serial = itertools.count(1)
+
+    async def check(self, request: Request | Denied, remaining: Callable[[], float | None]) -> Outcome:
+        """Who is this, may it pass, on whose account? `remaining` tells the seconds left until the caller hangs up.
+
+        A request that could not be read comes in as its refusal, and goes out as one. Never raises: whatever goes
+        wrong is a refusal.
+        """
+        started = self._clocks.monotonic()
+        try:
+            verdict = request if isinstance(request, Denied) else await self._verdict(request, remaining)
+        except Exception as error:  # noqa: BLE001 - it would become gRPC UNKNOWN, which failure_mode_allow lets pass
+            self._observer.failed(error)
+            verdict = Denied(Reason.INTERNAL, type(error).__name__)
+        asked = None if isinstance(request, Denied) else request
+        outcome = Outcome(verdict, self._decision_id(), asked, self._clocks.monotonic() - started)
+        self._observer.checked(outcome)
+        return outcome
+
+    def _decision_id(self) -> str:
+        return f"{self._origin}-{next(self._serial):011x}"
+
+    async def _verdict(self, request: Request, remaining: Callable[[], float | None]) -> Verdict:
+        generation = self.generation
+        if generation.policy.is_open(request):
+            return generation.policy.authorize(request, NOBODY, self._new_id)
+        identity = await self._authenticate(generation, request, remaining)
+        if isinstance(identity, Denied):
+            return identity
+        return generation.policy.authorize(request, generation.grants(identity), self._new_id)
+
+    async def _authenticate(
+        self, generation: Generation, request: Request, remaining: Callable[[], float | None]
+    ) -> Identity | Denied:
+        token = bearer_token(request)
+        if isinstance(token, Denied):
+            return token
+        try:
+            found = generation.verifier.verify(token, self._clocks.wall())
+            if isinstance(found, UnknownKey) and await self._fresher_keys(generation, found, remaining):
+                found = generation.verifier.verify(token, self._clocks.wall())
+        except KeysUnavailable as outage:
+            return Denied(Reason.KEYS_UNAVAILABLE, str(outage))
+        return Denied(Reason.TOKEN_KEY_UNKNOWN) if isinstance(found, UnknownKey) else found
+
+    async def _fresher_keys(
+        self, generation: Generation, unknown: UnknownKey, remaining: Callable[[], float | None]
+    ) -> bool:
+        """Wait for the issuer's newer keys, as long as the caller's deadline allows: a rotation refuses no good token.
+
+        Only the token with the unknown key waits, never one whose key is known.
+        """
+        refresh = generation.refresh.get(unknown.issuer.issuer)
+        if refresh is None:
+            return False
+        left = remaining()
+        patience = min(_PATIENCE if left is None else left, _PATIENCE) - _ANSWER_MARGIN
+        try:
+            async with asyncio.timeout(patience):
+                return await refresh()
+        except TimeoutError:
+            raise KeysUnavailable(f"{unknown.issuer.issuer}: newer keys did not come in time") from None
+
+    async def limit(self, domain: bytes, descriptors: Sequence[Descriptor], hits: int) -> Limited:
+        """Is there quota left? `hits` is the request's hits_addend, 0 meaning 1.
+
+        Raises `StoreUnavailable`.
+        """
+        started = self._clocks.monotonic()
+        try:
+            tree = self.generation.tree
+            matches = [tree.match(domain, descriptor.entries) for descriptor in descriptors]
+            asked = _asked(matches, descriptors, hits or 1)
+            limited = _limited(matches, await self._store.acquire(asked) if asked else _NOTHING_ASKED)
+        except StoreUnavailable as error:
+            self._observer.store_failed(error)
+            raise
+        except Exception as error:
+            self._observer.failed(error)
+            raise StoreUnavailable("internal error") from error
+        self._observer.limited(limited, matches, self._clocks.monotonic() - started)
+        return limited
+
+
+def _asked(matches: Sequence[Match | None], descriptors: Sequence[Descriptor], hits: int) -> list[Hit]:
+    return [
+        Hit(match.key, match.rule.shape, hits if descriptor.hits is None else descriptor.hits)
+        for match, descriptor in zip(matches, descriptors, strict=True)
+        if match
+    ]
+
+
+def _limited(matches: Sequence[Match | None], answer: Answer) -> Limited:
+    levels = iter(answer.levels)
+    statuses = tuple(_NO_LIMIT if match is None else _status(match.rule.limit, next(levels)) for match in matches)
+    return Limited(not answer.granted, statuses)
+
+
+def _status(limit: CurrentLimit, level: Level) -> DescriptorStatus:
+    return DescriptorStatus(not level.fits, limit, level.remaining, level.reset)
+
+
+_NO_LIMIT = DescriptorStatus()
+_NOTHING_ASKED = Answer(granted=True, levels=())
+
+
+def bearer_token(request: Request) -> bytes | Denied:
+    """Find the bearer token of a request (RFC 6750, 2.1).
+
+    Two Authorization fields are refused, never "first wins": what we would verify and what the upstream would read
+    could differ (CVE-2020-25017, CVE-2021-32777).
+    """
+    field_value = request.headers.get("authorization")
+    if field_value is None:
+        return Denied(Reason.CREDENTIALS_MISSING)
+    if "authorization" in request.repeated:
+        return Denied(Reason.CREDENTIALS_AMBIGUOUS)
+    scheme, _, token = field_value.partition(b" ")
+    if scheme.lower() != b"bearer":
+        return Denied(Reason.CREDENTIALS_UNSUPPORTED)
+    return token.strip(b" ")

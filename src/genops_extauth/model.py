@@ -1,0 +1,186 @@
+"""The nouns: what a gateway asks, what we answer, and why.
+
+Everything here is frozen. A decision has no truth value: ``if verdict:`` raises, so that it can never compile into a
+bypass (the habit is kopf's). Refusals are values (`Denied`); outages are exceptions (`Outage`), converted to a
+verdict in `gate` only.
+"""
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, NoReturn
+
+
+class Reason(enum.StrEnum):
+    """Why a request was refused: for logs and metrics. What the client is told is coarser: `policy.DENIALS`."""
+
+    REQUEST_MALFORMED = "request_malformed"
+    REQUEST_INCONSISTENT = "request_inconsistent"
+    CREDENTIALS_MISSING = "credentials_missing"
+    CREDENTIALS_AMBIGUOUS = "credentials_ambiguous"
+    CREDENTIALS_UNSUPPORTED = "credentials_unsupported"
+    TOKEN_TOO_LARGE = "token_too_large"  # noqa: S105 - the name of a reason
+    TOKEN_MALFORMED = "token_malformed"  # noqa: S105
+    TOKEN_HEADER_REFUSED = "token_header_refused"  # noqa: S105
+    TOKEN_ALGORITHM_REFUSED = "token_algorithm_refused"  # noqa: S105
+    TOKEN_CLAIMS_MALFORMED = "token_claims_malformed"  # noqa: S105
+    TOKEN_ISSUER_UNKNOWN = "token_issuer_unknown"  # noqa: S105
+    TOKEN_AUDIENCE_WRONG = "token_audience_wrong"  # noqa: S105
+    TOKEN_EXPIRED = "token_expired"  # noqa: S105
+    TOKEN_NOT_YET_VALID = "token_not_yet_valid"  # noqa: S105
+    TOKEN_KEY_UNKNOWN = "token_key_unknown"  # noqa: S105
+    TOKEN_SIGNATURE_WRONG = "token_signature_wrong"  # noqa: S105
+    ATTRIBUTE_MISSING = "attribute_missing"
+    ATTRIBUTE_UNUSABLE = "attribute_unusable"
+    TIER_NOT_GRANTED = "tier_not_granted"
+    KEYS_UNAVAILABLE = "keys_unavailable"
+    DEADLINE = "deadline"
+    INTERNAL = "internal"
+
+
+class _NoTruthValue:
+    """Mix-in of every decision."""
+
+    __slots__ = ()
+
+    def __bool__(self) -> NoReturn:
+        raise TypeError(f"{type(self).__name__} has no truth value: match on its type")
+
+
+class Outage(Exception):  # noqa: N818 - an outage is what it is; its kinds say of what
+    """Raised when something that a decision needs cannot be had now: keys, the store."""
+
+
+class KeysUnavailable(Outage):
+    """Raised when no key of the token's issuer can be had: never fetched, or older than ``max_stale``."""
+
+
+class StoreUnavailable(Outage):
+    """Raised when the store did not answer in time, refused, or could not be reached; the message says which."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One HTTP request, as a gateway describes it.
+
+    `headers` maps lower-case names to the bytes the client sent. A name that
+    arrived more than once is in `repeated` too, and its value is then the joined list, as Envoy joins (``,``).
+    `path` is the origin-form target without its query; it is not decoded. `consistent` is False where the gateway said
+    one thing twice and differently: two encodings of the headers, or a pseudo-header beside its attribute.
+    """
+
+    method: str
+    path: str
+    host: str
+    headers: Mapping[str, bytes]
+    repeated: frozenset[str] = frozenset()
+    consistent: bool = True
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Identity:
+    """Who asks, as a verified credential says.
+
+    `attributes` are the governance attributes (``team``, ``project``, ``customer_id``, ``customer_tier``,
+    ``cost_center``) found in the credential, each safe to be a header value. `expires_at` is in seconds since the
+    epoch. Two identities are equal only when they are the same object: caches use them as keys on the request path.
+    """
+
+    issuer: str
+    subject: str
+    attributes: Mapping[str, str]
+    expires_at: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Grant:
+    """What the upstream and the rate limiter are told about an identity, or about nobody.
+
+    `headers` are set (overwritten), `removed` are the reserved names that are not set; the two are disjoint. `metadata`
+    are the same facts as Envoy dynamic metadata, always strings (descriptors match nothing else).
+    """
+
+    identity: Identity | None
+    headers: tuple[tuple[str, str], ...]
+    removed: tuple[str, ...]
+    metadata: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Allowed(_NoTruthValue):
+    """The request may pass.
+
+    `aliases` are other spellings of reserved headers that it carries, to be removed. `request_id` is to be set where
+    the request came without a usable one.
+    """
+
+    grant: Grant
+    aliases: tuple[str, ...] = ()
+    request_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Denied(_NoTruthValue):
+    """The request may not pass. `detail` is for logs: it never holds what a client sent, nor a credential."""
+
+    reason: Reason
+    detail: str = ""
+
+
+Verdict = Allowed | Denied
+
+
+@dataclass(frozen=True, slots=True)
+class Descriptor:
+    """One rate limit descriptor: entries in order, as bytes.
+
+    `hits` counts how many hits it adds; 0 looks without consuming; None leaves it to the request (envoy
+    RateLimitDescriptor.hits_addend).
+    """
+
+    entries: tuple[tuple[bytes, bytes], ...]
+    hits: int | None = None
+
+
+Unit = Literal["second", "minute", "hour", "day", "week", "month", "year"]
+
+
+@dataclass(frozen=True, slots=True)
+class CurrentLimit:
+    """The limit that a descriptor met, as Envoy's RateLimitResponse.RateLimit tells it."""
+
+    requests_per_unit: int
+    unit: Unit
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DescriptorStatus:
+    """The answer for one descriptor. Without a `limit` nothing matched, and it passes.
+
+    `remaining` is in whole hits. `reset` is in whole seconds: until the bucket is full, or where it is `over`, until
+    the refused request would pass (at least 1).
+    """
+
+    over: bool = False
+    limit: CurrentLimit | None = None
+    remaining: int = 0
+    reset: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Limited(_NoTruthValue):
+    """The answer for a whole rate limit request: over when any descriptor is."""
+
+    over: bool
+    statuses: tuple[DescriptorStatus, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A verdict with what telemetry says of it: `seconds` it took, and the id that joins it with its traces."""
+
+    verdict: Verdict
+    decision_id: str
+    request: Request | None
+    seconds: float = field(default=0.0)
