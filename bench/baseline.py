@@ -17,7 +17,7 @@ async def serve(address: str) -> None:
     """Serves until it is ended."""
     _, service, method = PATH.split("/")
     server = grpc.aio.server()
-    handlers = {method: grpc.unary_unary_rpc_method_handler(_check)}
+    handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {method: grpc.unary_unary_rpc_method_handler(_check)}
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
     server.add_insecure_port(address)
     await server.start()

@@ -1,9 +1,9 @@
 """A client's half of HTTP/2 (RFC 9113) that asks one question with many bodies, in as few Python steps as can be.
 
-No I/O: `Connection.outgoing` is what to write, `Connection.receive` takes what was read. What makes it fast enough to keep
-a server busy from one core: the request's header block is the same bytes every time (RFC 7541: after the first request all
-of it stands in the dynamic table), and header blocks of responses are recognised by their bytes. What makes it honest: every
-response is judged, trailers and body included. An HTTP 200 with a failing grpc-status is an error.
+No I/O: `Connection.outgoing` is what to write, `Connection.receive` takes what was read. What makes it fast enough to
+keep a server busy from one core: the request's header block is the same bytes every time (after the first request all
+of it stands in the dynamic table of RFC 7541), and header blocks of responses are recognised by their bytes. What makes
+it honest: every response is judged, trailers and body included; a 200 with a failing grpc-status is an error.
 
 Not supported, and said with an exception: padding, CONTINUATION, bodies larger than one frame or the stream's window.
 """
@@ -41,8 +41,8 @@ _NUMBER = struct.Struct(">L")
 class Question:
     """What is asked, and how a right answer is known.
 
-    `headers` are the same for every request. A right answer carries every pair of `expected` in its headers or trailers,
-    and its body contains `marker`.
+    `headers` are the same for every request. A right answer carries every pair of `expected` in its headers or
+    trailers, and its body contains `marker`.
     """
 
     headers: tuple[tuple[str, str], ...]
@@ -73,8 +73,8 @@ def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
 class HeaderBlocks:
     """Reads header blocks, and knows the usual ones by their bytes.
 
-    The same bytes mean the same headers for as long as the dynamic table (RFC 7541, 2.3.2) stays as it is. So a block that
-    left the table alone is decoded once, and all are forgotten when one changes it.
+    The same bytes mean the same headers for as long as the dynamic table (RFC 7541, 2.3.2) stays as it is. So a block
+    that left the table alone is decoded once, and all are forgotten when one changes it.
     """
 
     def __init__(self, expected: Headers) -> None:
@@ -144,7 +144,9 @@ class Connection:
     def ask(self, body: bytes, asked_at: float) -> None:
         """One request. It needs `has_room`. An empty body is none (a GET)."""
         if len(body) > min(self._settings[MAX_FRAME_SIZE], self._settings[INITIAL_WINDOW_SIZE]):
-            raise ValueError(f"a body of {len(body)} bytes does not fit the server's frames or window: use a smaller one")
+            raise ValueError(
+                f"a body of {len(body)} bytes does not fit the server's frames or window: use a smaller one"
+            )
         stream = self._next_stream
         self._next_stream += 2
         self._streams[stream] = _Stream(asked_at, self._everything)
@@ -173,7 +175,7 @@ class Connection:
         return answers
 
     def _head(self) -> bytes:
-        # The first request enters its headers into the server's table, the second is made of indices, and so are all others.
+        # The first request enters its headers into the server's table; the second is made of indices, and stays so.
         if self._same_blocks < 2:
             self._block = self._encoder.encode(self._headers)
             self._same_blocks += 1

@@ -1,7 +1,7 @@
 """Load: as much as a server takes, or a fixed rate that waits for nobody.
 
-At a fixed rate a request's latency runs from the moment when it should have been sent. A client that measures from the moment
-when it got round to it hides the queue before the server (the "coordinated omission" of Gil Tene).
+At a fixed rate a request's latency runs from the moment when it should have been sent. A client that measures from the
+moment when it got round to it hides the queue before the server (Gil Tene's "coordinated omission").
 """
 
 import contextlib
@@ -126,7 +126,7 @@ class _Run:
     def _collect(self) -> bool:
         """Takes what has arrived. False when nothing came and nothing more is to be asked."""
         pause = max(0.0, self._due - time.perf_counter()) if self._interval and self._asking() else PATIENCE
-        # select, not epoll: its timeout has microseconds, and at 1,000 requests a second epoll's milliseconds are the latency.
+        # select, not epoll: its timeout has microseconds, and epoll's milliseconds would be most of the latency.
         readable, _, _ = select.select(self._links, (), (), pause)
         for ready in readable:
             connection = self._links[ready].connection

@@ -43,7 +43,7 @@ class Process:
 
 
 def cores() -> tuple[int, int]:
-    """The server's core and everybody else's; the same where there is only one, and figures then show the client's cost."""
+    """The server's core and everybody else's: the same one where there is only one."""
     usable = sorted(os.sched_getaffinity(0))
     return usable[0], usable[-1]
 

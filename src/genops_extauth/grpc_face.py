@@ -84,7 +84,7 @@ class Face:
             await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
         return write_limited(limited, headers=self.headers)
 
-    def handlers(self) -> dict[str, dict[str, grpc.RpcMethodHandler[bytes, bytes]]]:
+    def handlers(self) -> dict[str, dict[str, "grpc.RpcMethodHandler[bytes, bytes]"]]:
         """All methods by service, with no (de)serialiser: bytes in, bytes out."""
         return {
             AUTHORIZATION: {"Check": grpc.unary_unary_rpc_method_handler(self.check)},
@@ -128,6 +128,12 @@ def _headers(http: authz.AttributeContext.HttpRequest) -> tuple[dict[str, bytes]
     raw = ((entry.key.decode("latin-1"), entry.raw_value or entry.value) for entry in http.header_map.headers)
     listed, repeated = _merged(raw)
     return listed, repeated, not headers or headers == listed
+
+
+def request_of(method: str, target: str, host: str, fields: Iterable[tuple[bytes, bytes]]) -> Request:
+    """Describe a request that comes from elsewhere than a gateway; `target` may have a query."""
+    headers, repeated = _merged((name.decode("latin-1"), value) for name, value in fields)
+    return Request(method, target.partition("?")[0], host, headers, repeated)
 
 
 def _merged(fields: Iterable[tuple[str, bytes]]) -> tuple[dict[str, bytes], frozenset[str]]:
@@ -253,9 +259,7 @@ def _status(status: DescriptorStatus) -> rls.RateLimitResponse.DescriptorStatus:
 
 @lru_cache(maxsize=1024)
 def _current_limit(requests: int, unit: str, name: str) -> rls.RateLimitResponse.RateLimit:
-    return rls.RateLimitResponse.RateLimit(
-        requests_per_unit=requests, unit=rls.RateLimitResponse.RateLimit.Unit.Value(unit.upper()), name=name
-    )
+    return rls.RateLimitResponse.RateLimit(requests_per_unit=requests, unit=unit.upper(), name=name)
 
 
 def _limit_headers(limited: Limited) -> list[rls.HeaderValue]:

@@ -107,10 +107,12 @@ def _written(value: bytes) -> bytes:
 
 def tier_tree(domain: str, tiers: Mapping[str, Rule], default_tier: str, anonymous: Rule | None, prefix: str) -> Tree:
     """Compile tiers to the tree of their domain. Raises KeyError where `default_tier` is not one of `tiers`."""
-    per_tier = {(TIER_KEY, name.encode()): _tier(name, rule) for name, rule in tiers.items()}
+    per_tier: dict[tuple[bytes, bytes | None], Node] = {
+        (TIER_KEY, name.encode()): _tier(name, rule) for name, rule in tiers.items()
+    }
     fallback = per_tier[TIER_KEY, default_tier.encode()]
     customer = fallback.children[CUSTOMER_KEY, None]
-    children: dict[tuple[bytes, bytes | None], Node] = {
+    children = {
         **per_tier,
         (TIER_KEY, None): replace(fallback, defaulted=True),
         (CUSTOMER_KEY, None): replace(customer, path=fallback.path + customer.path, defaulted=True),

@@ -22,7 +22,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as grpc_health
 
 Transport = Literal["grpcio", "native"]
-Handlers = Mapping[str, Mapping[str, grpc.RpcMethodHandler[bytes, bytes]]]
+Handlers = Mapping[str, Mapping[str, "grpc.RpcMethodHandler[bytes, bytes]"]]
 
 # A Check carries the client's headers (Envoy: at most 8 MiB) and as much of the body as the operator lets it; a
 # message over the limit would fail the call, and failure_mode_allow would let the request pass. So the limit is far

@@ -1,0 +1,128 @@
+"""The rows: what is asked, what a right answer is, and what it may cost."""
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from bench import answers
+from bench.bodies import CUSTOMER, Material, checks, limits, random_customers
+from bench.http2 import Question
+from bench.load import Address
+
+MOST_P99 = 0.003  # seconds at 1,000 requests a second; the peers: 1.3 to 2.8 ms, client included
+
+# Requests at most at full speed in a row whose tokens are all different: enough for a second of the fastest server's
+# CPU, a hundred times the resolution of what /proc counts; signing twice as many takes some seconds.
+DISTINCT = 25_000
+
+_GRPC = ((":method", "POST"), (":scheme", "http"), (":authority", "sidecar"))
+_GRPC_END = (("content-type", "application/grpc"), ("te", "trailers"))
+_GRPC_OK = ((b":status", b"200"), (b"grpc-status", b"0"))
+_GET = ((":method", "GET"), (":scheme", "http"), (":authority", "api.example.com"), (":path", "/v1/models"))
+
+# RateLimitResponse's first field: overall_code (1, a varint), OK (1).
+_LIMIT_OK = b"\x08\x01"
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One row for each transport.
+
+    `bodies` starts a new sequence of requests. `check` raises WrongAnswerError when the server at an address does not
+    answer as it must. `target` and `peer` (the best peer) are server CPU in the unit. `envoy` names the filter of an
+    Envoy in between. `most` bounds the requests of the run at full speed.
+    """
+
+    name: str
+    question: Question
+    bodies: Callable[[], Iterable[bytes]]
+    check: Callable[[Address], None]
+    target: float | None = None
+    peer: float | None = None
+    envoy: str = ""
+    most: int | None = None
+
+
+def baseline(material: Material) -> Case:
+    """The unit: the same CheckRequest to an empty handler."""
+    message = next(checks(material.hot))
+    return Case(
+        "empty grpc.aio call",
+        _grpc(answers.CHECK),
+        lambda: itertools.repeat(message),
+        lambda address: answers.empty(address, message),
+    )
+
+
+def cases(material: Material) -> tuple[Case, ...]:
+    """All rows of the product, in the order of the table."""
+    return (*_checks(material), *_limits(), *_behind_envoy(material))
+
+
+def _checks(material: Material) -> Iterator[Case]:
+    hot = list(checks(material.hot))
+    fresh, expired = list(checks(material.fresh)), list(checks(material.expired))
+    bad = next(checks([material.bad]))
+    granted, refused = _grpc(answers.CHECK, b"x-genops-customer-id"), _grpc(answers.CHECK, b"www-authenticate")
+    good = CUSTOMER.format(0)
+    # The last of the distinct tokens is kept for the check, so that the load meets none twice.
+    new = CUSTOMER.format(len(hot) + len(fresh) - 1)
+    known, unknown, over = _allowed(hot[0], good), _allowed(fresh[-1], new), _denied(expired[-1])
+    yield Case("Check, known token", granted, lambda: itertools.cycle(hot), known, target=0.20, peer=1.61)
+    yield Case("Check, new token", granted, lambda: fresh[:-1], unknown, target=0.75, peer=1.61, most=DISTINCT)
+    yield Case("Check, expired token", refused, lambda: expired[:-1], over, target=0.30, peer=0.26, most=DISTINCT)
+    yield Case("Check, bad token again", refused, lambda: itertools.repeat(bad), _denied(bad), target=0.30)
+
+
+def _limits() -> Iterator[Case]:
+    question = _grpc(answers.LIMIT, _LIMIT_OK)
+    one = next(limits("premium", iter(["customer-one"])))
+    free = next(limits("free", iter(["customer-free"])))
+
+    def many() -> Iterator[bytes]:
+        return limits("premium", random_customers())
+
+    def check(address: Address) -> None:
+        answers.limited(address, one, free)
+
+    yield Case("ShouldRateLimit, one key", question, lambda: itertools.repeat(one), check, target=0.25, peer=0.31)
+    yield Case("ShouldRateLimit, many keys", question, many, check, target=0.25, peer=0.31)
+
+
+def _behind_envoy(material: Material) -> Iterator[Case]:
+    """Bodies are empty here: these are GET requests, and Envoy makes the messages."""
+    good = {"authorization": f"Bearer {material.hot[0]}"}
+    bad = {"authorization": f"Bearer {material.bad}"}
+    premium, free = ({"x-tier": tier, "x-customer": f"envoy-{tier}"} for tier in ("premium", "free"))
+    nobody: dict[str, str] = {}
+    authorized, limited = ((good, 200), (bad, 401), (nobody, 401)), ((premium, 200), (free, 200), (free, 429))
+
+    def nothing() -> Iterator[bytes]:
+        return itertools.repeat(b"")
+
+    yield Case(
+        "Envoy, Check, known token",
+        Question((*_GET, *good.items()), ((b":status", b"200"),)),
+        nothing,
+        lambda address: answers.statuses(address, iter(authorized)),
+        envoy="ext_authz",
+    )
+    yield Case(
+        "Envoy, ShouldRateLimit, one key",
+        Question((*_GET, *premium.items()), ((b":status", b"200"),)),
+        nothing,
+        lambda address: answers.statuses(address, iter(limited)),
+        envoy="ratelimit",
+    )
+
+
+def _grpc(path: str, marker: bytes = b"") -> Question:
+    return Question((*_GRPC, (":path", path), *_GRPC_END), _GRPC_OK, marker)
+
+
+def _allowed(message: bytes, customer: str) -> Callable[[Address], None]:
+    return lambda address: answers.allowed(address, message, customer)
+
+
+def _denied(message: bytes) -> Callable[[Address], None]:
+    return lambda address: answers.unauthorized(address, message)

@@ -1,0 +1,135 @@
+"""The composition root: build the graph, start in order, stop in reverse.
+
+Order of start: log, store, keys, gate, ports. Order of stop: health says NOT_SERVING, calls finish, ports close, then
+what they used. A store that cannot be reached keeps nothing from starting: identity works without it.
+"""
+
+import asyncio
+import gc
+import signal
+import sys
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+from functools import partial
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry
+
+from genops_extauth import __version__, http_face, logs
+from genops_extauth.embedded import EmbeddedValkey
+from genops_extauth.gate import Clocks, Gate, Generation
+from genops_extauth.generations import Generations
+from genops_extauth.grpc_face import AUTHORIZATION, RATE_LIMIT, Face
+from genops_extauth.health import Health
+from genops_extauth.jwks import Fetched
+from genops_extauth.metrics import KeysNow, Metrics
+from genops_extauth.redis_store import RedisStore
+from genops_extauth.reload import Reloader
+from genops_extauth.server import GrpcServer, HttpServer, choose_transport, drain
+from genops_extauth.settings import Config
+from genops_extauth.telemetry import Telemetry
+
+
+async def serve(config: Config, path: Path | None, environ: Mapping[str, str]) -> None:
+    """Serve until SIGTERM or SIGINT; a second one ends the drain delay.
+
+    Raises `server.ListenError` and `embedded.EmbeddedValkeyError` where it cannot start.
+    """
+    transport = choose_transport(config.server.transport)
+    async with AsyncExitStack() as stack:
+        sink, log = logs.open_log(sys.stdout.fileno(), style=config.log.format, level=config.log.level)
+        stack.callback(sink.close)
+        stack.enter_context(logs.standard_logging(log))
+        metrics = Metrics(registry := CollectorRegistry())
+        telemetry = Telemetry(metrics, log)
+
+        store = await _open_store(config, stack)
+        generations = await stack.enter_async_context(Generations(partial(_tell_fetch, telemetry)))
+        gate = _gate(await generations.build(config), store, telemetry)
+        metrics.configured(config.tiers, generations.sources)
+        metrics.watch_keys(partial(_keys_now, generations))
+        metrics.watch_token_caches(lambda: gate.generation.verifier.statistics())  # noqa: PLW0108 - the generation changes
+        metrics.watch_log(sink.statistics)
+
+        face = Face(gate, headers=config.rate_limits.headers)
+        grpc_server = GrpcServer(face.handlers(), str(config.server.grpc), transport)
+        health = Health(lambda: generations.ready, store.ping, partial(_tell, grpc_server), log)
+        http_server = HttpServer(http_face.app(health.readiness, registry), str(config.server.http))
+        reloader = Reloader(
+            current=config,
+            path=path,
+            environ=environ,
+            gate=gate,
+            generations=generations,
+            metrics=metrics,
+            telemetry=telemetry,
+            log=log,
+        )
+        await health.look()
+        http = await http_server.start()
+        stack.push_async_callback(http_server.stop)
+        grpc = await grpc_server.start()
+
+        stop, hurry = _signals(reloader.ask)
+        async with asyncio.TaskGroup() as tasks:
+            watching = [tasks.create_task(health.watch()), tasks.create_task(reloader.watch())]
+            # What lives as long as the process is not looked at again: fewer and shorter pauses.
+            gc.collect()
+            gc.freeze()
+            log.info("listening", grpc=grpc, http=http, transport=transport, store=repr(store), version=__version__)
+            await stop.wait()
+            log.info("draining", seconds=config.server.drain_delay)
+            health.stopping()
+            await drain(grpc_server, hurry, config.server.drain_delay, config.server.shutdown_grace)
+            for task in watching:
+                task.cancel()
+        log.info("stopped")
+
+
+async def _open_store(config: Config, stack: AsyncExitStack) -> RedisStore:
+    url, password = config.store.url, config.store.password
+    if url == "embedded:":
+        url = (await stack.enter_async_context(EmbeddedValkey())).url
+    secret = None if password is None else password.get_secret_value()
+    store = RedisStore(url, password=secret, timeout=config.store.timeout)
+    stack.push_async_callback(store.close)
+    return store
+
+
+def _gate(generation: Generation, store: RedisStore, telemetry: Telemetry) -> Gate:
+    clocks = Clocks(time.time, time.monotonic)
+    return Gate(generation, store, clocks, telemetry, new_id=_new_id)
+
+
+def _new_id() -> str:
+    return str(uuid.uuid4())
+
+
+def _tell_fetch(telemetry: Telemetry, issuer: str, fetched: Fetched) -> None:
+    detail = fetched.detail or "; ".join(fetched.skipped)
+    telemetry.keys_fetched(issuer, error=fetched.error or "", detail=detail)
+
+
+def _keys_now(generations: Generations) -> dict[str, KeysNow]:
+    return {issuer: KeysNow(now.keys, now.age_seconds) for issuer, now in generations.status().items()}
+
+
+async def _tell(grpc_server: GrpcServer, identity: bool, limits: bool) -> None:  # noqa: FBT001 - two answers, in order
+    for service, serving in {"": identity, AUTHORIZATION: identity, RATE_LIMIT: limits}.items():
+        await grpc_server.serving(service, serving=serving)
+
+
+def _press(stop: asyncio.Event, hurry: asyncio.Event) -> None:
+    (hurry if stop.is_set() else stop).set()
+
+
+def _signals(reload: Callable[[], None]) -> tuple[asyncio.Event, asyncio.Event]:
+    """Two events, of the first and of the second signal to stop; SIGHUP reloads."""
+    stop, hurry = asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, _press, stop, hurry)
+    loop.add_signal_handler(signal.SIGHUP, reload)
+    return stop, hurry

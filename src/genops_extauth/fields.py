@@ -1,0 +1,175 @@
+"""What the fields of the configuration are made of: sections, and kinds of values.
+
+Every scalar arrives as the text that was written (`strict_yaml`); a kind reads it by its notation, passes a value
+that is of its type already, and describes itself in JSON Schema as users write it.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from functools import partial
+from types import MappingProxyType
+from typing import Annotated, Any, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationInfo,
+    WithJsonSchema,
+    model_validator,
+)
+
+from genops_extauth import notation
+from genops_extauth.policy import ATTRIBUTES
+from genops_extauth.sources import Sources
+from genops_extauth.strict_yaml import Step
+
+T = TypeVar("T")
+K = TypeVar("K")
+V = TypeVar("V")
+
+_VISIBLE = re.compile(r"[!-~](?:[ -~]{0,254}[!-~])?")
+_ATTRIBUTE_VALUE = re.compile(r"(?=.{1,256}$)[!-+\--~]+(?: [!-+\--~]+)*")  # as `claims` takes them from tokens
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_PREFIX = re.compile(r"[A-Za-z0-9._:/@+-]{0,64}")
+
+
+Complaint = tuple[tuple[Step, ...], str]
+"""A path, relative to the section that is looked at, and what to do."""
+
+
+class CheckError(ValueError):
+    """Raised by a check whose complaints stand below the section or field that it looks at."""
+
+    def __init__(self, *complaints: Complaint) -> None:
+        super().__init__("; ".join(message for _, message in complaints))
+        self.complaints = complaints
+
+
+class Section(BaseModel):
+    """A mapping with known keys. Written without content (``store:`` and nothing below) it is all defaults."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty(cls, data: object) -> object:
+        return {} if data is None else data
+
+
+def sources(info: ValidationInfo) -> Sources:
+    """Where the validation in progress looks for files and variables."""
+    return info.context if isinstance(info.context, Sources) else Sources()
+
+
+def setting(parse: Callable[[str], Any], default: str, description: str) -> Any:  # noqa: ANN401 - as pydantic's Field
+    """Define a field whose default is written as users write it."""
+    return Field(
+        default_factory=partial(parse, default), description=description, json_schema_extra={"default": default}
+    )
+
+
+def _reader(parse: Callable[[str], T], *types: type[T]) -> PlainValidator:
+    def validate(value: object) -> T:
+        if isinstance(value, types):
+            return value
+        if not isinstance(value, str):
+            raise ValueError("write one value here, not a list or a mapping")  # noqa: TRY004 - pydantic wants ValueError
+        return parse(value)
+
+    return PlainValidator(validate)
+
+
+def _text(pattern: re.Pattern[str], message: str) -> AfterValidator:
+    def validate(value: str) -> str:
+        if not pattern.fullmatch(value):
+            raise ValueError(message)
+        return value
+
+    return AfterValidator(validate)
+
+
+def between(low: str, high: str) -> AfterValidator:
+    """Bound a duration, both ends included."""
+
+    def validate(seconds: float) -> float:
+        if not notation.duration(low) <= seconds <= notation.duration(high):
+            raise ValueError(f"must be from {low} to {high}")
+        return seconds
+
+    return AfterValidator(validate)
+
+
+def one_of(names: tuple[str, ...], what: str) -> AfterValidator:
+    """Accept only the given names."""
+
+    def validate(value: str) -> str:
+        if value not in names:
+            raise ValueError(f"no such {what}; there are {', '.join(names)}")
+        return value
+
+    return AfterValidator(validate)
+
+
+def distinct(values: tuple[T, ...]) -> tuple[T, ...]:
+    """Refuse a list that names something twice."""
+    if len(set(values)) < len(values):
+        raise ValueError("names something twice; keep each once")
+    return values
+
+
+def frozen(mapping: Mapping[K, V]) -> Mapping[K, V]:
+    """Make a mapping read-only, as its section is."""
+    return MappingProxyType(dict(mapping))
+
+
+Duration = Annotated[
+    float,
+    _reader(notation.duration, float),
+    WithJsonSchema({"type": "string", "pattern": "^([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?$", "examples": ["1h30m"]}),
+]
+"""Seconds, written ``250ms``, ``30s``, ``1h30m``."""
+
+Count = Annotated[
+    int,
+    _reader(notation.count, int),
+    WithJsonSchema({"type": "integer", "minimum": 0, "maximum": notation.MAX_REQUESTS}),
+]
+
+Boolean = Annotated[bool, _reader(notation.boolean, bool), WithJsonSchema({"type": "boolean"})]
+
+RateText = Annotated[
+    notation.Rate,
+    _reader(notation.rate, notation.Rate),
+    WithJsonSchema({"type": "string", "pattern": f"^[0-9]+/({'|'.join(notation.PERIODS)})$"}),
+]
+
+TcpAddress = Annotated[
+    notation.Address,
+    _reader(notation.tcp_address, notation.Address),
+    WithJsonSchema({"type": "string", "examples": ["127.0.0.1:8080", "[::1]:8080"]}),
+]
+
+ListenAddress = Annotated[
+    notation.Address | notation.UnixPath,
+    _reader(notation.listen_address, notation.Address, notation.UnixPath),
+    WithJsonSchema({"type": "string", "examples": ["127.0.0.1:50051", "unix:/run/genops/grpc.sock"]}),
+]
+
+Name = Annotated[str, _text(_NAME, "a name has 1 to 64 letters, digits, . _ or -, and starts with a letter or digit")]
+"""Of a tier, a domain or a key prefix: it becomes part of headers, metrics and keys of the store."""
+
+Prefix = Annotated[str, _text(_PREFIX, "a prefix has up to 64 letters, digits and . _ : / @ + -")]
+
+Visible = Annotated[str, _text(_VISIBLE, "must be 1 to 256 visible ASCII characters")]
+"""What can be the value of a header (RFC 9110, 5.5)."""
+
+AttributeValue = Annotated[
+    str, _text(_ATTRIBUTE_VALUE, "must be 1 to 256 visible ASCII characters, single spaces inside, no comma")
+]
+
+Attribute = Annotated[
+    str, one_of(ATTRIBUTES, "governance attribute"), WithJsonSchema({"type": "string", "enum": list(ATTRIBUTES)})
+]

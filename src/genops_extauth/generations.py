@@ -1,0 +1,133 @@
+"""Configuration -> generation, and from one generation to the next.
+
+A new configuration is built into a complete `Generation` before the gate sees any of it. JWKS clients that both
+configurations name are kept, so that a reload neither fetches what it has nor forgets it while an issuer is down.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AsyncExitStack
+from functools import partial
+from typing import Self
+
+from genops_extauth import issuers, jwks, key_fetch, sections
+from genops_extauth.gate import Generation
+from genops_extauth.keyset import StaticKeys, from_pem
+from genops_extauth.limits import Rule, Tree, tier_tree
+from genops_extauth.model import CurrentLimit
+from genops_extauth.policy import Policy
+from genops_extauth.settings import Config
+from genops_extauth.tokens import Issuer, KeySource, Verifier
+
+_Place = tuple[str, frozenset[str], jwks.Settings]
+"""What makes two JWKS clients the same one."""
+
+
+class Generations:
+    """Builds generations, and owns the JWKS clients that they read.
+
+    `observe` is told of every fetch, by the issuer's name. Use it as an async context manager: leaving ends the
+    clients.
+    """
+
+    def __init__(self, observe: Callable[[str, jwks.Fetched], None]) -> None:
+        self._observe = observe
+        self._stack = AsyncExitStack()
+        self._clients: dict[_Place, jwks.RemoteKeys] = {}
+        self.sources: Mapping[str, KeySource] = {}
+        """Where the keys of each issuer of the latest generation come from."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether the tokens of some issuer can be checked now."""
+        return any(source.current() is not None for source in self.sources.values())
+
+    def status(self) -> dict[str, jwks.KeyStatus]:
+        """Return the state of each issuer's keys that are fetched."""
+        return {name: source.status() for name, source in self.sources.items() if isinstance(source, jwks.RemoteKeys)}
+
+    async def __aenter__(self) -> Self:
+        self._session = await self._stack.enter_async_context(key_fetch.open_session())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._close(self._clients.values())
+        await self._stack.aclose()
+
+    async def build(self, config: Config) -> Generation:
+        """Build the generation of a configuration that is right in itself.
+
+        It comes once each new issuer's keys were fetched, or could not be: the first requests after a reload find them.
+        Clients that it does not use are ended.
+        """
+        wanted = {entry.issuer: self._source(entry) for entry in config.identity.jwt}
+        remote = {name: source for name, source in wanted.items() if isinstance(source, jwks.RemoteKeys)}
+        await asyncio.gather(*(client.refreshed() for client in remote.values() if client.current() is None))
+        generation = Generation(
+            Verifier(_issuer(entry, wanted[entry.issuer]) for entry in config.identity.jwt),
+            policy_of(config),
+            tree_of(config),
+            {name: client.refreshed for name, client in remote.items()},
+        )
+        self.sources = wanted
+        unused = [place for place, client in self._clients.items() if client not in remote.values()]
+        await self._close([self._clients.pop(place) for place in unused])
+        return generation
+
+    def _source(self, entry: issuers.Issuer) -> KeySource:
+        algorithms = frozenset(entry.algorithms)
+        if entry.keys.pem is not None:
+            return StaticKeys(from_pem(entry.keys.pem, algorithms))
+        how = entry.keys.jwks
+        place = (
+            entry.keys.jwks_uri or "",
+            algorithms,
+            jwks.Settings(how.refresh_interval, how.cooldown, how.max_stale, how.fetch_timeout),
+        )
+        if place not in self._clients:
+            observe = partial(self._observe, entry.issuer)
+            client = jwks.RemoteKeys(*place, session=self._session, observe=observe)
+            client.start()
+            self._clients[place] = client
+        return self._clients[place]
+
+    async def _close(self, clients: Iterable[jwks.RemoteKeys]) -> None:
+        for client in clients:
+            await client.close()
+
+
+def _issuer(entry: issuers.Issuer, keys: KeySource) -> Issuer:
+    return Issuer(
+        issuer=entry.issuer,
+        audiences=frozenset(entry.audiences),
+        algorithms=frozenset(entry.algorithms),
+        keys=keys,
+        claims=entry.claims.paths,
+        tiers=None if entry.tiers is None else frozenset(entry.tiers),
+        customer_prefix=entry.customer_prefix,
+        leeway=entry.leeway,
+    )
+
+
+def policy_of(config: Config) -> Policy:
+    """Compile routes and governance."""
+    return Policy(
+        open_routes=frozenset((method, route.path) for route in config.routes for method in route.methods),
+        required=config.governance.required,
+        defaults=config.governance.defaults,
+    )
+
+
+def tree_of(config: Config) -> Tree:
+    """Compile tiers and the anonymous limit."""
+    return tier_tree(
+        config.rate_limits.domain,
+        {name: _rule(limit, name) for name, limit in config.tiers.items()},
+        config.default_tier,
+        _rule(config.rate_limits.anonymous, "anonymous"),
+        config.store.key_prefix,
+    )
+
+
+def _rule(limit: sections.Limit, name: str) -> Rule:
+    return Rule(CurrentLimit(limit.limit.requests, limit.limit.unit, name), limit.shape, limit.limit.period)

@@ -1,0 +1,143 @@
+"""The strict form of a signed token: compact serialisation, base64url, JSON, header.
+
+A token has one spelling only. What another library would forgive (padding, stray bits, a member twice, UTF-16, NaN)
+is a second spelling: it slips past deny lists and caches that go by digest, and lets two readers of one token see
+different claims.
+"""
+
+import binascii
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NoReturn
+
+from genops_extauth.model import Denied, Reason
+
+MAX_KID_LENGTH = 128
+"""Characters. The longest in use are hex or base64 digests of a key: SHA-512 in hex is 128."""
+
+_TO_STANDARD = bytes.maketrans(b"-_+/=", b"+/---")
+"""base64url to base64, which `binascii` reads. What is not base64url becomes ``-``, which is not base64 either."""
+
+_LAST = {0: None, 2: frozenset(b"AQgw"), 3: frozenset(b"AEIMQUYcgkosw048")}
+"""By length modulo 4: the final characters whose unused bits are zero (RFC 4648 section 3.5); None: all are used."""
+
+_TYPES = frozenset({"jwt", "at+jwt"})
+"""RFC 7519 section 5.1, RFC 9068 section 2.1. Others (``logout+jwt``, ``dpop+jwt``) are signed by the same keys and are
+no access tokens."""
+
+_FORBIDDEN = ("crit", "b64", "zip")
+"""Extensions change what a signature means; we understand none, and RFC 7515 section 4.1.11 then demands a refusal."""
+
+
+class MalformedError(ValueError):
+    """Raised when bytes are not in the one permitted form. The message never holds any of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """A compact JWS taken apart, its signature not checked. `algorithm` and `kid` are the header's, typed."""
+
+    algorithm: str
+    kid: str | None
+    claims: Mapping[str, object]
+    signing_input: bytes
+    signature: bytes
+
+
+def parse(token: bytes) -> Signed | Denied:
+    """Take a compact JWS apart (RFC 7515 section 7.1). Nothing of it is to be believed yet."""
+    try:
+        header_text, payload, signature = _segments(token)
+        header = parse_object(header_text)
+    except MalformedError as error:
+        return Denied(Reason.TOKEN_MALFORMED, str(error))
+    refusal = _header_refusal(header)
+    if refusal is not None:
+        return refusal
+    try:
+        claims = parse_object(payload)
+    except MalformedError as error:
+        return Denied(Reason.TOKEN_CLAIMS_MALFORMED, str(error))
+    kid = header.get("kid")
+    assert kid is None or isinstance(kid, str)  # noqa: S101 - for mypy: _header_refusal saw to it
+    return Signed(str(header["alg"]), kid, claims, token[: token.rindex(b".")], signature)
+
+
+def _segments(token: bytes) -> tuple[bytes, bytes, bytes]:
+    segments = token.split(b".", 3)  # five would be a JWE: refused here, before any thought of decrypting or inflating
+    if len(segments) != 3:  # noqa: PLR2004 - header, payload, signature
+        raise MalformedError("not three segments")
+    header, payload, signature = segments
+    return decode_base64url(header), decode_base64url(payload), decode_base64url(signature)
+
+
+def decode_base64url(text: bytes) -> bytes:
+    """Decode base64url without padding (RFC 7515 section 2), canonical and not empty. Raises `MalformedError`."""
+    length = len(text) % 4
+    if not text or length == 1:
+        raise MalformedError("a segment is empty or has an impossible length")
+    last = _LAST[length]
+    if last is not None and text[-1] not in last:
+        raise MalformedError("a segment has stray bits at its end")
+    try:
+        return binascii.a2b_base64(text.translate(_TO_STANDARD) + b"=" * (-length % 4), strict_mode=True)
+    except binascii.Error:
+        raise MalformedError("a segment is not base64url") from None
+
+
+def parse_object(text: bytes) -> dict[str, object]:
+    """Read a JSON object as RFC 8259 and I-JSON (RFC 7493) would have it. Raises `MalformedError`.
+
+    UTF-8 without a byte order mark, no member twice, no NaN or Infinity, no lone surrogate, no nesting beyond
+    Python's recursion limit, no integer beyond its limit of digits. Numbers are bounded where they are used (`claims`).
+    """
+    try:
+        characters = text.decode("utf-8")
+        value = _DECODER.decode(characters)
+        if "\\u" in characters:  # Only an escape can smuggle half a surrogate pair past the UTF-8 decoder.
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except MalformedError:
+        raise
+    except (ValueError, RecursionError):  # JSON's own error quotes the document: it must not travel on.
+        raise MalformedError("not JSON in UTF-8") from None
+    if not isinstance(value, dict):
+        raise MalformedError("not a JSON object")
+    return value
+
+
+def _members(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    members = dict(pairs)
+    if len(members) != len(pairs):  # We would believe the last, the upstream perhaps the first.
+        raise MalformedError("a member stands twice")
+    return members
+
+
+def _not_a_number(_literal: str) -> NoReturn:
+    raise MalformedError("a number is not finite")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_members, parse_constant=_not_a_number)
+
+
+def _header_refusal(header: Mapping[str, object]) -> Denied | None:
+    """Check all that a header may say. Members that offer a key (``jwk``, ``jku``, ``x5u``, ``x5c``) are never read."""
+    if not isinstance(header.get("alg"), str):
+        return Denied(Reason.TOKEN_HEADER_REFUSED, "alg")
+    if "kid" in header:
+        kid = header["kid"]
+        if not isinstance(kid, str) or len(kid) > MAX_KID_LENGTH:
+            return Denied(Reason.TOKEN_HEADER_REFUSED, "kid")
+    if "typ" in header and _media_type(header["typ"]) not in _TYPES:
+        return Denied(Reason.TOKEN_HEADER_REFUSED, "typ")
+    if "cty" in header and _media_type(header["cty"]) in ("jwt", None):  # a token in a token (RFC 7519 section 5.2)
+        return Denied(Reason.TOKEN_HEADER_REFUSED, "cty")
+    for name in _FORBIDDEN:
+        if name in header:
+            return Denied(Reason.TOKEN_HEADER_REFUSED, name)
+    return None
+
+
+def _media_type(value: object) -> str | None:
+    """Fold case and drop the optional ``application/`` (RFC 7515 section 4.1.9)."""
+    return value.lower().removeprefix("application/") if isinstance(value, str) else None

@@ -1,0 +1,91 @@
+"""The next configuration: on SIGHUP, and when a file that the configuration is made of changes.
+
+All or nothing. A configuration with an error changes nothing, and a metric and a log line say so; one without is built
+into a generation first and then swapped in by one assignment.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+
+import watchfiles
+from structlog.typing import FilteringBoundLogger
+
+from genops_extauth import config
+from genops_extauth.gate import Gate
+from genops_extauth.generations import Generations
+from genops_extauth.metrics import Metrics
+from genops_extauth.settings import Config
+from genops_extauth.telemetry import Telemetry
+
+
+class Reloader:
+    """Replaces the gate's generation. `current` is the configuration in force, read from `path` and `environ`."""
+
+    def __init__(
+        self,
+        *,
+        current: Config,
+        path: Path | None,
+        environ: Mapping[str, str],
+        gate: Gate,
+        generations: Generations,
+        metrics: Metrics,
+        telemetry: Telemetry,
+        log: FilteringBoundLogger,
+    ) -> None:
+        self._current = current
+        self._path = path
+        self._environ = environ
+        self._gate = gate
+        self._generations = generations
+        self._metrics = metrics
+        self._telemetry = telemetry
+        self._log = log
+        self._asked = asyncio.Event()
+
+    def ask(self) -> None:
+        """Reload as soon as possible; several asks before that are one."""
+        self._asked.set()
+
+    async def watch(self) -> None:
+        """Reload when asked and when a file changes, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            if self._path is not None:
+                tasks.create_task(self._watch_files())
+            while True:
+                await self._asked.wait()
+                self._asked.clear()
+                await self.reload()
+
+    async def reload(self) -> None:
+        """Read everything anew, and take it over where it is right. Raises nothing for what the files hold."""
+        try:
+            new = await asyncio.to_thread(config.load, self._path, self._environ)
+        except config.ConfigError as error:
+            self._telemetry.reloaded(error="; ".join(str(problem) for problem in error.problems))
+            return
+        if new == self._current and _pems(new) == _pems(self._current):
+            return
+        fixed = config.restart_only(self._current, new)
+        if fixed:
+            self._log.warning("restart_needed", settings=", ".join(fixed))
+        self._gate.generation = await self._generations.build(new)
+        self._metrics.configured(new.tiers, self._generations.sources)
+        self._current = new
+        self._telemetry.reloaded()
+
+    async def _watch_files(self) -> None:
+        """Watch folders, not files: editors and Kubernetes replace a file (and the link to it) rather than write it."""
+        folders = {path.parent for path in self._files()}
+        async for _ in watchfiles.awatch(*folders, watch_filter=None, recursive=False, debounce=200):
+            self.ask()
+
+    def _files(self) -> set[Path]:
+        path = (self._path or Path()).absolute()
+        named = [entry.keys.public_key_file for entry in self._current.identity.jwt]
+        return {path, *(path.parent / name for name in named if name)}
+
+
+def _pems(settings: Config) -> list[bytes | None]:
+    return [entry.keys.pem for entry in settings.identity.jwt]

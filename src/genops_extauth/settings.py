@@ -1,0 +1,117 @@
+"""The configuration as one frozen object: its sections, and what must hold between them.
+
+`Config` is built from text (`strict_yaml`) with a `Sources` as validation context. `config.load` does that, and is what
+everybody else calls.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from difflib import get_close_matches
+from types import MappingProxyType
+from typing import Annotated, Self
+
+from pydantic import AfterValidator, Field, ValidationInfo, model_validator
+
+from genops_extauth import notation
+from genops_extauth.fields import CheckError, Complaint, Name, Section, frozen, sources
+from genops_extauth.issuers import Identity, conflicts
+from genops_extauth.sections import DEFAULT_TIER, Governance, Limit, Log, RateLimits, Route, Server, Store
+
+_NOBODY = (
+    "there is nobody to believe: write one issuer with its audiences and keys here, or set JWT_PUBLIC_KEY, "
+    "ALLOWED_ISSUERS and ALLOWED_AUDIENCES in the environment"
+)
+
+
+def _seed_tiers() -> Mapping[str, Limit]:
+    rates = {DEFAULT_TIER: "100/hour", "standard": "1000/hour", "premium": "10000/hour"}
+    return MappingProxyType({name: Limit(limit=notation.rate(text)) for name, text in rates.items()})
+
+
+class Config(Section):
+    """Everything that is configured."""
+
+    server: Server = Field(default_factory=Server, description="Where it listens and how it stops.")
+    log: Log = Field(default_factory=Log, description="What it tells.")
+    store: Store = Field(default_factory=Store, description="Where buckets are kept.")
+    identity: Identity = Field(default_factory=Identity, description="Who may ask.")
+    governance: Governance = Field(default_factory=Governance, description="What must be known of whoever asks.")
+    tiers: Annotated[Mapping[Name, Limit], AfterValidator(frozen)] = Field(
+        default_factory=_seed_tiers,
+        description="The rate limit of each customer, by the customer's tier.",
+        json_schema_extra={"default": {name: {"limit": str(tier.limit)} for name, tier in _seed_tiers().items()}},
+    )
+    rate_limits: RateLimits = Field(default_factory=RateLimits, description="The rate limit service's answers.")
+    routes: tuple[Route, ...] = Field(default=(), description="Routes that need no identity.")
+
+    @property
+    def default_tier(self) -> str:
+        """The tier of customers whose own is missing or unknown.
+
+        Where every token must name its tier there is no default, and the slowest tier limits the rest.
+        """
+        return self.governance.defaults.get("customer_tier") or min(self.tiers, key=self._pace)
+
+    def _pace(self, tier: str) -> tuple[float, int, str]:
+        limit = self.tiers[tier].limit
+        return limit.requests / limit.period, limit.requests, tier
+
+    @model_validator(mode="after")
+    def _consistent(self, info: ValidationInfo) -> Self:
+        ignored = sources(info).ignored
+        complaints = [complaint for needs, check in _CHECKS if not needs & ignored for complaint in check(self)]
+        if complaints:
+            raise CheckError(*complaints)
+        return self
+
+
+def _somebody_to_believe(config: Config) -> Iterator[Complaint]:
+    if not config.identity.jwt:
+        yield ("identity", "jwt"), _NOBODY
+
+
+def _issuers_apart(config: Config) -> Iterator[Complaint]:
+    for path, message in conflicts(config.identity.jwt):
+        yield ("identity", "jwt", *path), message
+
+
+def _required_can_be_had(config: Config) -> Iterator[Complaint]:
+    for index, issuer in enumerate(config.identity.jwt):
+        for name in config.governance.required:
+            if name not in issuer.claims.paths:
+                yield ("identity", "jwt", index, "claims", name), "governance.required has it: name its claim"
+
+
+def _some_tier(config: Config) -> Iterator[Complaint]:
+    if not config.tiers:
+        yield ("tiers",), "name at least one tier, for example free: {limit: 100/hour}"
+
+
+def _granted_tiers_exist(config: Config) -> Iterator[Complaint]:
+    for index, issuer in enumerate(config.identity.jwt):
+        for position, name in enumerate(issuer.tiers or ()):
+            if name not in config.tiers:
+                yield ("identity", "jwt", index, "tiers", position), _no_tier(name, config)
+
+
+def _default_tier_exists(config: Config) -> Iterator[Complaint]:
+    tier = config.governance.defaults.get("customer_tier")
+    if tier is not None and tier not in config.tiers:
+        hint = "write here the tier of tokens that name none, or require customer_tier"
+        yield ("governance", "defaults", "customer_tier"), f"{_no_tier(tier, config)}; {hint}"
+
+
+def _no_tier(name: str, config: Config) -> str:
+    close = get_close_matches(name, config.tiers, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(config.tiers)}"
+    return f"no tier is named {name}; {hint}"
+
+
+_CHECKS: tuple[tuple[frozenset[str], Callable[[Config], Iterator[Complaint]]], ...] = (
+    (frozenset({"identity"}), _somebody_to_believe),
+    (frozenset({"identity"}), _issuers_apart),
+    (frozenset({"identity", "governance"}), _required_can_be_had),
+    (frozenset({"tiers"}), _some_tier),
+    (frozenset({"identity", "tiers"}), _granted_tiers_exist),
+    (frozenset({"governance", "tiers"}), _default_tier_exists),
+)
+"""What must hold between sections, with the sections that each check reads."""

@@ -1,0 +1,35 @@
+"""What holds for every test: blocking the event loop fails it, and Hypothesis measures no time."""
+
+import asyncio
+import os
+from collections.abc import Iterator
+
+import pytest
+from blockbuster import blockbuster_ctx
+from hypothesis import settings
+
+# The machine may be slow, so no deadline; CI tries the same examples every time: only a change can turn it red.
+settings.register_profile("genops", deadline=None, derandomize="CI" in os.environ)
+settings.load_profile("genops")
+
+# looptime asks for the loop of a synchronous test too; asyncio would make one, which nobody closes.
+asyncio.set_event_loop(None)
+
+_MAY_BLOCK = (
+    # A scrape reads /proc, which is memory: it never waits for a disk.
+    (("io.BufferedReader.read", "os.listdir"), "prometheus_client/process_collector.py", ("_boot_time", "collect")),
+)
+"""Exemptions, each with its reason: the blocking calls, and the file and functions that may make them."""
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _the_loop_never_blocks() -> Iterator[None]:
+    """A call of our package that would block the running event loop raises `blockbuster.BlockingError`.
+
+    Calls of the tests themselves may block: only stacks with a frame of our package are looked at.
+    """
+    with blockbuster_ctx("genops_extauth") as guard:
+        for calls, file, functions in _MAY_BLOCK:
+            for call in calls:
+                guard.functions[call].can_block_in(file, functions)
+        yield

@@ -1,0 +1,739 @@
+"""File and environment -> `Config`, and what is told where that cannot be."""
+
+import json
+import os
+import re
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from textwrap import dedent
+from typing import Any, get_args
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
+from pydantic import ValidationError
+
+from genops_extauth import claims
+from genops_extauth.config import (
+    Address,
+    Config,
+    ConfigError,
+    Problem,
+    Rate,
+    UnixPath,
+    json_schema,
+    load,
+    restart_only,
+    summary,
+)
+from genops_extauth.fields import Section
+from minting import ec_pair, rsa_pair
+
+REPOSITORY = Path(__file__).parents[1]
+EXAMPLE = REPOSITORY / "genops.example.yaml"
+SECRET = "hunter2-Zq9"
+
+ISSUER = """\
+identity:
+  jwt:
+    - issuer: https://auth.example.com
+      audiences: [genops]
+      keys: {jwks_uri: https://auth.example.com/jwks.json}
+"""
+ENVIRONMENT = {
+    "JWT_PUBLIC_KEY": rsa_pair().public_pem().decode(),
+    "ALLOWED_ISSUERS": "https://a.example.com, https://b.example.com",
+    "ALLOWED_AUDIENCES": "genops,other",
+}
+
+
+class Folder:
+    """A folder with a configuration and what it points to."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.file = path / "genops.yaml"
+
+    def load(self, text: str, environ: Mapping[str, str] | None = None) -> Config:
+        self.file.write_text(dedent(text))
+        return load(self.file, environ or {})
+
+    def problems(self, text: str, environ: Mapping[str, str] | None = None) -> tuple[Problem, ...]:
+        with pytest.raises(ConfigError) as raised:
+            self.load(text, environ)
+        assert raised.value.__context__ is None, "a traceback would show pydantic's error, which quotes values"
+        return raised.value.problems
+
+    def problem(self, text: str, environ: Mapping[str, str] | None = None) -> str:
+        (found,) = self.problems(text, environ)
+        return str(found).removeprefix(f"{self.path}/")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    return Folder(tmp_path)
+
+
+def issuers(*entries: str) -> str:
+    return "identity:\n  jwt:\n" + "".join(f"    - {entry}\n" for entry in entries)
+
+
+def issuer(name: str = "i", **settings: object) -> str:
+    entry = {"issuer": name, "audiences": ["a"], "keys": {"jwks_uri": "https://a/"}} | settings
+    return json.dumps(entry)
+
+
+# What is right
+
+
+def test_the_example_holds_the_defaults(folder: Folder) -> None:
+    """The example loads, and says the defaults, except for what must be written and for bursts."""
+    example, bare = load(EXAMPLE, {}), folder.load(ISSUER)
+
+    assert (example.server, example.log, example.store) == (bare.server, bare.log, bare.store)
+    assert example.governance == bare.governance
+    assert example.identity.jwt[0].claims == bare.identity.jwt[0].claims
+    assert example.identity.jwt[0].keys.jwks == bare.identity.jwt[0].keys.jwks
+    assert example.identity.jwt[0].leeway == bare.identity.jwt[0].leeway
+    assert example.tiers.keys() == bare.tiers.keys()
+    assert example.rate_limits.anonymous.shape == bare.rate_limits.anonymous.shape
+
+
+def test_the_example_is_complete() -> None:
+    """Every setting stands in the example, were it as a comment."""
+    text = EXAMPLE.read_text()
+    missing = [name for name in settings_of(Config) if not re.search(rf"[ {{#]*\b{name}:", text)]
+
+    assert missing == []
+
+
+def settings_of(annotation: object) -> set[str]:
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        fields = annotation.model_fields
+        return set(fields).union(*(settings_of(field.annotation) for field in fields.values()))
+    return set().union(*map(settings_of, get_args(annotation)))
+
+
+def test_the_schema_describes_every_setting() -> None:
+    """The exported JSON Schema is one, accepts the example, and describes every setting."""
+    schema = json_schema()
+    Draft202012Validator.check_schema(schema)
+    Draft202012Validator(schema).validate(yaml.safe_load(EXAMPLE.read_text()))
+    sections = [schema, *schema["$defs"].values()]
+
+    assert all(setting.get("description") for each in sections for setting in each["properties"].values())
+    assert all(each["additionalProperties"] is False for each in sections)
+
+
+def test_the_schema_writes_defaults_as_users_do() -> None:
+    """A default in the schema is in the notation of the file, and valid by the schema itself."""
+    schema = json_schema()
+
+    assert schema["$defs"]["Server"]["properties"]["drain_delay"]["default"] == "5s"
+    for section in schema["$defs"].values():
+        for setting in section["properties"].values():
+            if "default" in setting:
+                Draft202012Validator({**setting, "$defs": schema["$defs"]}).validate(setting["default"])
+
+
+def test_the_schema_refuses_what_load_refuses(folder: Folder) -> None:
+    """A misspelt key and a bad rate are refused by the schema as by the loader."""
+    for bad in ("tierz: {}\n", "tiers: {free: {limit: 100/fortnight}}\n", "log: {level: loud}\n"):
+        folder.problem(ISSUER + bad)
+        assert not Draft202012Validator(json_schema()).is_valid(yaml.safe_load(ISSUER + bad))
+
+
+def test_values_are_read_by_their_notation(folder: Folder) -> None:
+    """Addresses, durations, rates and lists become values of their types."""
+    config = folder.load(
+        ISSUER
+        + """\
+server: {grpc: "unix:/run/g.sock", http: "[::1]:0", drain_delay: 1m30s}
+store: {url: "redis:6379", timeout: 20ms}
+tiers: {free: {limit: 0/second}, paid: {limit: 10/minute, burst: 3}}
+rate_limits: {headers: false}
+routes: [{methods: [GET, HEAD], path: /healthz, auth: none}]
+"""
+    )
+
+    assert config.server.grpc == UnixPath("/run/g.sock")
+    assert config.server.http == Address("::1", 0)
+    assert (config.server.drain_delay, config.store.timeout) == (90.0, 0.02)
+    assert config.store.url == "redis://redis:6379/0"
+    assert (config.tiers["paid"].limit, config.tiers["paid"].burst) == (Rate(10, "minute"), 3)
+    assert config.tiers["free"].shape.capacity == 0
+    assert config.rate_limits.headers is False
+    assert config.routes[0].methods == ("GET", "HEAD")
+
+
+def test_scalars_mean_what_is_written(folder: Folder) -> None:
+    """`on`, `0123`, `12:30` and a date are text where text is meant."""
+    config = folder.load(
+        issuers('{issuer: "on", audiences: [0123, 12:30, 2026-01-01], keys: {jwks_uri: "https://a/"}}')
+        + "governance: {required: [], defaults: {team: yes, project: 0x1F}}\n"
+    )
+
+    assert config.identity.jwt[0].issuer == "on"
+    assert config.identity.jwt[0].audiences == ("0123", "12:30", "2026-01-01")
+    assert config.governance.defaults == {"team": "yes", "project": "0x1F", "customer_tier": "free"}
+
+
+def test_a_section_without_content_is_its_defaults(folder: Folder) -> None:
+    """A section whose lines are all commented out is as good as none."""
+    assert folder.load(f"server:\nlog:\nrate_limits: ~\n{ISSUER}") == folder.load(ISSUER)
+
+
+def test_claims_are_mapped_one_by_one(folder: Folder) -> None:
+    """A mapping names claims by dots or as a list, `~` unmaps, and what is not mentioned keeps its default."""
+    mapping = {"team": "realm.team", "customer_tier": ["https://acme.com/tier"], "cost_center": None}
+    config = folder.load(issuers(issuer(claims=mapping)))
+
+    assert config.identity.jwt[0].claims.paths == {
+        "team": ("realm", "team"),
+        "project": ("project",),
+        "customer_id": ("sub",),
+        "customer_tier": ("https://acme.com/tier",),
+    }
+
+
+def test_a_configuration_is_frozen(folder: Folder) -> None:
+    """Nothing of a configuration can be changed once it is loaded."""
+    config = folder.load(ISSUER)
+
+    with pytest.raises(ValidationError):
+        config.server.http = Address("0.0.0.0", 1)  # type: ignore[misc]  # what is tested
+    for mapping in (config.tiers, config.governance.defaults):
+        with pytest.raises(TypeError):
+            mapping["gold"] = None  # type: ignore[index]  # what is tested
+
+
+# Keys
+
+
+def test_a_key_file_is_read_beside_the_configuration(folder: Folder) -> None:
+    """A relative key file starts at the configuration's folder, and its text is kept."""
+    pem = ec_pair().public_pem()
+    (folder.path / "issuer.pem").write_bytes(pem)
+    config = folder.load(issuers(issuer(algorithms=["ES256"], keys={"public_key_file": "issuer.pem"})))
+    (folder.path / "issuer.pem").unlink()
+
+    assert config.identity.jwt[0].keys.pem == pem
+
+
+def test_a_key_may_stand_in_any_variable(folder: Folder) -> None:
+    """`public_key_env` names the variable that holds the key, JWT_PUBLIC_KEY among them."""
+    for name in ("ACME_KEY", "JWT_PUBLIC_KEY"):
+        text = issuers(issuer(keys={"public_key_env": name}))
+        config = folder.load(text, {name: rsa_pair().public_pem().decode()})
+
+        assert config.identity.jwt[0].keys.pem == rsa_pair().public_pem()
+
+
+def key_file(folder: Folder, data: bytes) -> str:
+    (folder.path / "k.pem").write_bytes(data)
+    return folder.problem(issuers(issuer(keys={"public_key_file": "k.pem"})))
+
+
+def test_an_unusable_key_file_is_an_error(folder: Folder) -> None:
+    """A file that holds no key, a key for other algorithms, or a private key is refused at its path."""
+    place = 'genops.yaml:3: identity.jwt[0].keys.public_key_file: "k.pem": '
+
+    assert key_file(folder, b"hello").startswith(place)
+    assert "`algorithms` has only RS256" in key_file(folder, ec_pair().public_pem())
+    private = key_file(folder, rsa_pair().private_pem())
+    assert "this is a private key" in private
+    assert not any(line in private for line in rsa_pair().private_pem().decode().splitlines())
+
+
+def test_a_key_file_that_cannot_be_read_is_an_error(folder: Folder) -> None:
+    """A missing file, a folder, a FIFO and an endless device are refused at once."""
+    os.mkfifo(folder.path / "fifo")
+    for name, reason in [
+        ("nope.pem", "No such file"),
+        (".", "not a regular file"),
+        ("fifo", "not a regular file"),
+        ("/dev/zero", "not a regular file"),
+        ("a\0b", "no such path"),
+        ("x" * 5000, "File name too long"),
+    ]:
+        assert f"cannot be read: {reason}" in folder.problem(issuers(issuer(keys={"public_key_file": name})))
+    (folder.path / "big").write_bytes(b"x" * 100_000)
+    assert "larger than" in folder.problem(issuers(issuer(keys={"public_key_file": "big"})))
+
+
+# What is wrong
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (
+            "tiers: {free: {limit: 100/fortnight}}",
+            'genops.yaml:6: tiers.free.limit: "100/fortnight": unit must be second, minute, hour, day, week, month or year; '
+            "write for example 100/hour",
+        ),
+        ("tierz: {}", "tierz: unknown key; did you mean tiers? allowed here: server, log,"),
+        ("tiers: {free: {limit: 1/hour, bursts: 1}}", "tiers.free.bursts: unknown key; did you mean burst?"),
+        ("server:\n  drian_delay: 5s", "genops.yaml:7: server.drian_delay: unknown key; did you mean drain_delay?"),
+        ("server: {drain_delay: 5}", '"5": a number needs its unit: write for example 250ms'),
+        ("server: {drain_delay: 11m}", "must be from 0s to 10m"),
+        ("server: {grpc: 50051}", "write HOST:PORT"),
+        ("server: {http: 'unix:/run/a.sock'}", "write HOST:PORT"),
+        ("server: {http: 127.0.0.1:50051}", "server.grpc has this address too"),
+        ("server: {transport: tcp}", "must be auto, grpcio or native"),
+        ("server: [a]", "server: write a mapping here"),
+        ("server: {http: [a]}", "write one value here, not a list or a mapping"),
+        ("server: {http: }", "server.http: has no value; write one, or remove the line"),
+        ("log: {level: loud}", 'log.level: "loud": must be debug, info, warning or error'),
+        ("store: {url: 'rediss://redis:6379'}", "TLS to the store is not supported yet: write redis://HOST:PORT"),
+        ("store: {url: 'redis+sentinel://a'}", "Sentinel is not supported yet: write redis://"),
+        ("store: {url: 'redis+cluster://a'}", "Cluster is not supported yet: write redis://"),
+        ("store: {timeout: 0s}", "must be from 1ms to 10s"),
+        ("store: {password_file: nope}", "cannot be read: No such file or directory; it names a file"),
+        ("tiers: {free: {limit: 1/hour}, free: {limit: 2/hour}}", "tiers.free: written twice, first on line 6; keep one"),
+        ("tiers: {}", "name at least one tier"),
+        ("tiers: {free: }", "tiers.free.limit: is required"),
+        ("tiers: {free: {limit: 5/hour, burst: 0}}", "a bucket of 0 never admits anything"),
+        ("tiers: {free: {limit: 0/hour, burst: 5}}", "a limit of 0 admits nothing"),
+        ("tiers: {free: {limit: 5/hour, burst: 1e3}}", 'tiers.free.burst: "1e3": must be a whole number'),
+        ("tiers: {free: {limit: 4294967295/second, burst: 4294967295}, 'a b': {limit: 1/hour}}", 'tiers."a b": a name has'),
+        ("tiers: {gold: {limit: 1/hour}}", "governance.defaults.customer_tier: no tier is named free; there are gold; write"),
+        ("governance: {defaults: {customer_tier: fre}}", "no tier is named fre; did you mean free?"),
+        ("governance: {required: [teem]}", "no such governance attribute; there are team, project,"),
+        ("governance: {required: [team, team]}", "names something twice"),
+        ("governance: {required: [team], defaults: {team: x}}", "governance.defaults.team: \"x\": is required too"),
+        ("governance: {defaults: {teem: x}}", 'governance.defaults.teem: "x": no such governance attribute'),
+        ("governance: {defaults: {cost_center: 'a, b'}}", "visible ASCII characters, single spaces inside, no comma"),
+        ("rate_limits: {headers: on}", 'rate_limits.headers: "on": write true or false'),
+        ("rate_limits: {domain: ''}", "a name has 1 to 64"),
+        ("rate_limits: {directory: /etc}", "rate_limits.directory: unknown key; allowed here: domain, headers, anonymous"),
+        ("rate_limits: {anonymous: {burst: 3}}", "rate_limits.anonymous.limit: is required"),
+        ("routes: [{methods: GET, path: /a, auth: none}]", "routes[0].methods: \"GET\": write a list here"),
+        ("routes: [{methods: [], path: /a, auth: none}]", "an empty list matches nothing"),
+        ("routes: [{methods: [get], path: /a, auth: none}]", "methods are upper case: GET"),
+        ("routes: [{methods: [GET], path: /a/../b, auth: none}]", "write it without //, . and .."),
+        ("routes: [{methods: [GET], path: /a, auth: jwt}]", "routes[0].auth: \"jwt\": must be none"),
+        ("routes: [{methods: [GET], path: /a}]", "routes[0].auth: is required"),
+        ("routes: {a: b}", "routes: write a list here"),
+    ],
+)  # fmt: skip
+def test_one_wrong_setting(folder: Folder, text: str, problem: str) -> None:
+    """What is wrong is told once, with file, line, path, the value where it may be shown, and what to write."""
+    found = folder.problem(ISSUER + text)
+
+    assert re.match(r"genops\.yaml:\d+: ", found)
+    assert problem in found
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"audiences": []}, "audiences: an empty list would accept the issuer's tokens for every other service"),
+        ({"audiences": "a"}, 'audiences: "a": write a list here'),
+        ({"audiences": [""]}, "audiences[0]: must be 1 to 256 visible ASCII characters"),
+        ({"audiences": ["a", "a"]}, "names something twice"),
+        ({"algorithms": []}, "algorithms: an empty list verifies nothing"),
+        ({"algorithms": ["HS256"]}, "HMAC has one secret for both sides"),
+        ({"algorithms": ["none"]}, 'algorithms[0]: "none": no such algorithm; there are ES256'),
+        ({"keys": {}}, "keys: write exactly one of jwks_uri, public_key_file, public_key_env"),
+        ({"keys": {"jwks_uri": "https://a/", "public_key_file": "a"}}, "write exactly one of"),
+        ({"keys": {"jwks_uri": "http://a/"}}, "the URI is not https"),
+        ({"keys": {"jwks_uri": "https://u@a/"}}, "user name or password"),
+        ({"keys": {"jwks_uri": "https://a/", "jwks": {"max_stale": "1m", "refresh_interval": "2m"}}}, "expire before"),
+        ({"keys": {"jwks_uri": "https://a/", "jwks": {"cooldown": "0s"}}}, "cooldown: \"0s\": must be from 1s to 1h"),
+        ({"keys": {"public_key_env": "ACME_KEY"}}, "public_key_env: the environment variable is not set"),
+        ({"claims": {"teem": "x"}}, "claims.teem: unknown key; did you mean team?"),
+        ({"claims": {"team": ""}}, "claims.team: write a claim's name"),
+        ({"claims": {"team": "a..b"}}, "write a claim's name"),
+        ({"claims": {"team": {"a": "b"}}}, "write a claim's name"),
+        ({"claims": {"team": ["a"] * 9}}, "1 to 8 steps"),
+        ({"claims": {"customer_tier": "https://acme.com/tier"}}, 'written as a list: ["https://acme.com/tier"]'),
+        ({"claims": {"team": None}}, "claims.team: governance.required has it"),
+        ({"tiers": ["gold"]}, 'tiers[0]: "gold": no tier is named gold; there are free, standard, premium'),
+        ({"leeway": "6m"}, "must be from 0s to 5m"),
+        ({"customer_prefix": "a b"}, "a prefix has up to 64"),
+    ],
+)  # fmt: skip
+def test_one_wrong_setting_of_an_issuer(folder: Folder, settings: dict[str, object], problem: str) -> None:
+    """An issuer that could not be verified, or that would say more than it may, is refused at its entry."""
+    found = folder.problem(issuers(issuer(**settings)))
+
+    assert found.startswith("genops.yaml:3: identity.jwt[0].")
+    assert problem in found
+
+
+def test_jwks_settings_belong_to_a_jwks_uri(folder: Folder) -> None:
+    """How keys are fetched is refused beside a key that is not."""
+    (folder.path / "k.pem").write_bytes(rsa_pair().public_pem())
+    text = issuers(issuer(keys={"public_key_file": "k.pem", "jwks": {}}))
+
+    assert "keys.jwks: is about jwks_uri" in folder.problem(text)
+
+
+@pytest.mark.parametrize(("one", "other"), [("", ""), ("", "acme:"), ("acme:", "acme:"), ("acme", "acme:"), ("b", "")])
+def test_two_issuers_never_mint_the_same_customer(folder: Folder, one: str, other: str) -> None:
+    """With several issuers a prefix that is the beginning of another's, an empty one included, is refused."""
+    text = issuers(issuer("i", tiers=["free"], customer_prefix=one), issuer("j", tiers=["free"], customer_prefix=other))
+
+    assert "identity.jwt[1].customer_prefix" in folder.problem(text)
+
+
+def test_several_issuers_say_which_tiers_they_grant(folder: Folder) -> None:
+    """With several issuers one that may grant everything must not come about by leaving a line out."""
+    first, second = {"customer_prefix": "i:", "tiers": ["free"]}, {"customer_prefix": "j:"}
+
+    assert "identity.jwt[1].tiers: with several issuers" in folder.problem(
+        issuers(issuer("i", **first), issuer("j", **second))
+    )
+    assert len(folder.load(issuers(issuer("i", **first), issuer("j", **second, tiers=[]))).identity.jwt) == 2
+
+
+def test_an_issuer_stands_once(folder: Folder) -> None:
+    """Two entries of one issuer are refused: a token could not say which of them it is for."""
+    prefixed = {"tiers": ["free"], "customer_prefix": "a:"}, {"tiers": ["free"], "customer_prefix": "b:"}
+
+    assert "the same issuer stands in entry [0]" in folder.problem(
+        issuers(issuer("i", **prefixed[0]), issuer("i", **prefixed[1]))
+    )
+
+
+def test_issuers_pinned_to_one_key_are_one_signer(folder: Folder) -> None:
+    """Issuers that share a static key need no prefixes: its holder speaks for all of them anyway."""
+    (folder.path / "k.pem").write_bytes(rsa_pair().public_pem())
+    shared = {"keys": {"public_key_file": "k.pem"}}
+
+    assert len(folder.load(issuers(issuer("i", **shared), issuer("j", **shared))).identity.jwt) == 2
+
+
+def test_everything_wrong_is_told_at_once(folder: Folder) -> None:
+    """Faults of YAML, of single settings, between sections and of the environment come together, in the file's order."""
+    (folder.path / "empty").touch()
+    problems = folder.problems(
+        """\
+        server: {grpc: x, drain_delay: 5, nope: 1}
+        store: {password_file: empty}
+        tiers:
+          gold: {limit: 1/hour}
+          gold: {limit: 1/hour}
+        identity:
+          jwt:
+            - {issuer: a, audiences: [], keys: {public_key_file: nope}}
+        rate_limits: {headers: 1}
+        """,
+        {"LOG_LEVEL": "loud"},
+    )
+
+    assert [(each.line, each.path) for each in problems] == [
+        (1, "server.grpc"),
+        (1, "server.drain_delay"),
+        (1, "server.nope"),
+        (2, "store.password_file"),
+        (5, "tiers.gold"),
+        (6, "identity.jwt[0].audiences") if False else (8, "identity.jwt[0].audiences"),
+        (8, "identity.jwt[0].keys.public_key_file"),
+        (9, "rate_limits.headers"),
+        (None, "governance.defaults.customer_tier"),
+        (None, "env LOG_LEVEL"),
+    ]
+
+
+def test_very_many_problems_are_cut_off(folder: Folder) -> None:
+    """A file of ten thousand unknown keys is refused in little time, with at most a hundred problems."""
+    started = time.process_time()
+    problems = folder.problems("".join(f"key{number}: x\n" for number in range(10_000)))
+
+    assert len(problems) == 100
+    assert time.process_time() - started < 5
+
+
+def test_a_yaml_bomb_is_a_problem(folder: Folder) -> None:
+    """Aliases that would unfold to millions of values are told like any other fault."""
+    levels = ["a0: &a0 [x]", *(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]" for n in range(1, 25))]
+
+    assert "once aliases are written out" in folder.problem("\n".join(levels))
+
+
+def test_a_document_that_is_no_mapping(folder: Folder) -> None:
+    """A list or a word is refused."""
+    assert "write settings here" in folder.problem("- a")
+    assert "write settings here" in folder.problem("hello")
+
+
+def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    """A missing file, and a folder, are refused by their name."""
+    for path in (tmp_path / "nope.yaml", tmp_path):
+        with pytest.raises(ConfigError, match=f"{path}: cannot be read"):
+            load(path, ENVIRONMENT)
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "log: {level: debug}\n"])
+def test_nobody_to_believe(folder: Folder, text: str) -> None:
+    """Without an issuer nothing can be verified: both smallest ways are told."""
+    found = folder.problem(text)
+
+    assert "identity.jwt: there is nobody to believe" in found
+    assert "JWT_PUBLIC_KEY, ALLOWED_ISSUERS and ALLOWED_AUDIENCES" in found
+
+
+def test_without_file_and_environment() -> None:
+    """Neither file nor environment is told the same, without a file's name."""
+    with pytest.raises(ConfigError, match=r"^identity\.jwt: there is nobody to believe"):
+        load(None, {})
+
+
+def test_keys_are_printed_harmlessly(folder: Folder) -> None:
+    """What a terminal would obey is escaped."""
+    assert folder.problem(ISSUER + '"\\e[31m": 1\n').isprintable()
+
+
+# The environment
+
+
+def test_the_environment_alone_is_enough() -> None:
+    """A key, issuers and audiences in the environment need no file; everything else is its default."""
+    config = load(None, ENVIRONMENT)
+
+    assert [each.issuer for each in config.identity.jwt] == ["https://a.example.com", "https://b.example.com"]
+    assert config.identity.jwt[0].audiences == ("genops", "other")
+    assert config.identity.jwt[0].keys.pem == rsa_pair().public_pem()
+    assert config.tiers["premium"].limit == Rate(10_000, "hour")
+    assert config.default_tier == "free"
+
+
+def test_the_environments_key_may_be_of_any_kind() -> None:
+    """JWT_PUBLIC_KEY may be an elliptic curve's key as well."""
+    config = load(None, ENVIRONMENT | {"JWT_PUBLIC_KEY": ec_pair().public_pem().decode()})
+
+    assert "ES256" in config.identity.jwt[0].algorithms
+
+
+def test_the_environment_wins(folder: Folder) -> None:
+    """REDIS_URL and LOG_LEVEL go over the file, the latter in any case and with logrus' names."""
+    config = folder.load(
+        ISSUER + "log: {level: error}\nstore: {url: 'redis://a', key_prefix: x}\n",
+        {"REDIS_URL": "redis-ratelimit.kong:6379", "LOG_LEVEL": "WARN"},
+    )
+
+    assert (config.store.url, config.store.key_prefix) == ("redis://redis-ratelimit.kong:6379/0", "x")
+    assert config.log.level == "warning"
+
+
+@pytest.mark.parametrize(
+    "environ", [{"REDIS_URL": f"redis://genops:{SECRET}@redis"}, {"REDIS_PASSWORD": SECRET + "\n"}]
+)
+def test_the_environment_may_hold_the_password(folder: Folder, environ: dict[str, str]) -> None:
+    """A password from the environment is kept, and shows in no repr."""
+    config = folder.load(ISSUER + "store: {url: 'redis://redis'}\n", environ)
+    assert config.store.password is not None
+
+    assert config.store.password.get_secret_value() == SECRET
+    assert SECRET not in repr(config) + str(config.store.password) + "".join(summary(config))
+    assert SECRET not in config.store.url
+
+
+def test_a_password_may_stand_in_a_file(folder: Folder) -> None:
+    """A password file is read without its last line break."""
+    (folder.path / "pw").write_text(SECRET + "\n")
+    config = folder.load(ISSUER + "store: {url: 'redis://redis', password_file: pw}\n")
+    assert config.store.password is not None
+
+    assert config.store.password.get_secret_value() == SECRET
+
+
+def test_a_password_comes_from_one_place(folder: Folder) -> None:
+    """Two passwords are refused, by name."""
+    (folder.path / "pw").write_text(SECRET)
+    text = ISSUER + "store: {url: 'redis://redis', password_file: pw}\n"
+
+    assert "REDIS_PASSWORD and store.password_file both give" in folder.problem(text, {"REDIS_PASSWORD": SECRET})
+
+
+def test_a_password_without_a_store_is_a_mistake(folder: Folder) -> None:
+    """A password while every replica would have a store of its own is refused: somebody forgot the URL."""
+    assert "store.url: REDIS_PASSWORD gives a password" in folder.problem(ISSUER, {"REDIS_PASSWORD": SECRET})
+
+
+@pytest.mark.parametrize(
+    ("environ", "problem"),
+    [
+        ({"REDIS_URL": ""}, "env REDIS_URL: is set but empty"),
+        ({"REDIS_URL": "rediss://redis"}, "env REDIS_URL: TLS to the store is not supported yet"),
+        ({"REDIS_URL": "redis://:p@ss@redis"}, "env REDIS_URL: not a store"),
+        ({"REDIS_PASSWORD": " "}, "env REDIS_PASSWORD: is set but empty"),
+        ({"LOG_LEVEL": "loud"}, "env LOG_LEVEL: must be debug, info, warning or error"),
+        ({"ALLOWED_ISSUERS": "i"}, "env ALLOWED_ISSUERS: identity.jwt in the file says whom to believe"),
+        ({"ALLOWED_AUDIENCES": "a"}, "env ALLOWED_AUDIENCES: identity.jwt in the file says"),
+        ({"JWT_PUBLIC_KEY": "x"}, "env JWT_PUBLIC_KEY: identity.jwt in the file says"),
+    ],
+)
+def test_a_variable_that_cannot_be_used(folder: Folder, environ: dict[str, str], problem: str) -> None:
+    """A variable that is set and means nothing, or contradicts the file, is an error under its name."""
+    assert folder.problem(ISSUER, environ).startswith(problem)
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"JWT_PUBLIC_KEY": "x"}, "env JWT_PUBLIC_KEY: 0 PEM blocks"),
+        ({"JWT_PUBLIC_KEY": rsa_pair().private_pem().decode()}, "env JWT_PUBLIC_KEY: this is a private key"),
+        ({"JWT_PUBLIC_KEY": ""}, "env JWT_PUBLIC_KEY: is set but empty"),
+        ({"JWT_PUBLIC_KEY": None}, "env JWT_PUBLIC_KEY: is not set; JWT_PUBLIC_KEY, ALLOWED_ISSUERS, ALLOWED_AUDIENCES go"),
+        ({"ALLOWED_AUDIENCES": None}, "env ALLOWED_AUDIENCES: is not set"),
+        ({"ALLOWED_AUDIENCES": ","}, "env ALLOWED_AUDIENCES: an empty list would accept"),
+        ({"ALLOWED_ISSUERS": "i,i"}, "env ALLOWED_ISSUERS: the same issuer"),
+        ({"ALLOWED_ISSUERS": "a\tb"}, "env ALLOWED_ISSUERS: must be 1 to 256 visible"),
+        ({"ALLOWED_ISSUERS": ","}, "env ALLOWED_ISSUERS: there is nobody to believe"),
+    ],
+)  # fmt: skip
+def test_issuers_of_the_environment_that_cannot_be_used(changes: dict[str, str | None], problem: str) -> None:
+    """Issuers from the environment need all three variables, each usable; each mistake is told once."""
+    environ = {name: text for name, text in (ENVIRONMENT | changes).items() if text is not None}
+
+    with pytest.raises(ConfigError) as raised:
+        load(None, environ)
+    assert str(raised.value).startswith(problem)
+    assert len(raised.value.problems) == 1
+    assert "PRIVATE KEY-----" not in str(raised.value)
+
+
+# Secrets
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"store: {{url: 'redis://:{SECRET}@redis'}}",
+        f"store: {{url: 'redis://u:{SECRET}@redis:x'}}",
+        f"store: {{url: {SECRET}}}",
+        f"store: {{password: {SECRET}}}",
+        f"store: {{password_file: {SECRET}}}",
+        f"store: {SECRET}",
+        f"api_token: {SECRET}",
+        f"unknown: {{deep: [{SECRET}]}}",
+        f"identity: {{jwt: [{{client_secret: {SECRET}}}]}}",
+        f"identity: {{jwt: [{issuer(keys={'jwks_uri': f'https://u:{SECRET}@a/'})}]}}",
+        f"identity: {{jwt: [{issuer(keys={'jwks_uri': f'ftp://a/?key={SECRET}'})}]}}",
+        f"identity: {{jwt: [{issuer(keys={'public_key_env': SECRET})}]}}",
+        f"a: &x [{SECRET}\nb: *y",
+    ],
+)
+def test_no_secret_is_ever_told(folder: Folder, text: str) -> None:
+    """A secret in a place where it does not belong is refused without being repeated."""
+    told = "".join(f"{problem} {problem!r}" for problem in folder.problems(text, {"REDIS_PASSWORD": SECRET}))
+
+    assert SECRET not in told
+
+
+def test_a_password_in_the_file_is_told_where_it_belongs(folder: Folder) -> None:
+    """A password in the file, alone or in a URL, is refused with the places it may be."""
+    assert "store.password_file or REDIS_PASSWORD" in folder.problem(f"{ISSUER}store: {{url: 'redis://:{SECRET}@a'}}")
+    assert "use a *_file setting or an environment variable" in folder.problem(f"{ISSUER}store: {{password: x}}")
+
+
+# What the rest relies on
+
+
+@pytest.mark.parametrize(
+    ("changes", "changed"),
+    [
+        ("log: {level: debug}\ntiers: {free: {limit: 1/hour}}\nserver: {drain_delay: 1s}", ()),
+        ("server: {grpc: 'unix:/a', http: '127.0.0.1:1', transport: grpcio}", ("grpc", "http", "transport")),
+        ("store: {url: 'a:1', timeout: 1s, key_prefix: x}", ("url", "timeout", "key_prefix")),
+    ],
+)
+def test_what_takes_a_restart(folder: Folder, changes: str, changed: tuple[str, ...]) -> None:
+    """Addresses, transport and store are named when they change; what a reload can change is not."""
+    named = restart_only(folder.load(ISSUER), folder.load(ISSUER + changes))
+
+    assert tuple(name.partition(".")[2] for name in named) == changed
+
+
+def test_a_new_password_takes_a_restart(folder: Folder) -> None:
+    """Another password is a change, and is named without being shown."""
+    text = ISSUER + "store: {url: 'redis://a'}\n"
+    old, new = folder.load(text, {"REDIS_PASSWORD": "a"}), folder.load(text, {"REDIS_PASSWORD": "b"})
+
+    assert restart_only(old, new) == ("store.password",)
+    assert restart_only(old, old) == ()
+
+
+def test_the_default_tier(folder: Folder) -> None:
+    """An unknown tier is the default's; where every token must name its tier, it is the slowest."""
+    tiers = "tiers: {a: {limit: 100/minute}, b: {limit: 1000/hour}, c: {limit: 1/second}}\n"
+
+    assert folder.load(ISSUER + tiers + "governance: {defaults: {customer_tier: c}}").default_tier == "c"
+    strict = folder.load(ISSUER + tiers + "governance: {required: [customer_tier]}")
+    assert strict.default_tier == "b"
+    assert strict.governance.defaults == {}
+
+
+@given(st.text(st.characters(max_codepoint=0x17F), max_size=300) | st.from_regex(r"[a-z ,~!-]{1,9}"))
+def test_a_default_is_what_a_token_may_say(value: str) -> None:
+    """A default value is accepted exactly where a claim of that value would be."""
+    data = {"identity": {"jwt": [json.loads(issuer())]}, "governance": {"required": [], "defaults": {"team": value}}}
+    try:
+        Config.model_validate(data)
+        accepted = True
+    except ValidationError:
+        accepted = False
+
+    assert accepted == (claims.attributes({"team": value}, {"team": ("team",)}, {}) == {"team": value})
+
+
+def test_the_summary_says_what_a_configuration_means() -> None:
+    """The summary names addresses, store, issuers, tiers and open routes."""
+    told = "\n".join(summary(load(EXAMPLE, {})))
+
+    for word in (
+        "127.0.0.1:50051",
+        "embedded:",
+        "https://auth.example.com",
+        "tier free: 100/hour, 20 at once",
+        "GET /healthz",
+    ):
+        assert word in told
+
+
+# Fuzz
+
+KEYS = st.sampled_from([*sorted(settings_of(Config)), "free", "team", "<<", "~", ""])
+SCALARS = st.none() | st.text(max_size=8) | st.sampled_from(
+    ["5s", "1/hour", "none", "GET", "/a", "https://a/", "127.0.0.1:0", "embedded:", "true", "7", "RS256", "free", "team"]
+)  # fmt: skip
+DOCUMENTS = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4), max_leaves=25
+)
+EXAMPLE_DATA = yaml.safe_load(EXAMPLE.read_text())
+
+
+def loads_or_tells(tmp_path_factory: pytest.TempPathFactory, data: bytes, environ: Mapping[str, str]) -> None:
+    path = tmp_path_factory.getbasetemp() / "fuzz.yaml"
+    path.write_bytes(data)
+    try:
+        load(path, environ)
+    except ConfigError as error:
+        assert error.problems  # noqa: PT017 - both outcomes are right
+        assert all(str(problem).isprintable() for problem in error.problems)  # noqa: PT017
+
+
+@given(data=st.binary(max_size=200) | st.text(max_size=200).map(lambda text: text.encode(errors="ignore")))
+def test_any_bytes_load_or_are_told(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
+    """Any bytes as a file give a configuration or `ConfigError`."""
+    loads_or_tells(tmp_path_factory, data, {})
+
+
+@given(document=DOCUMENTS, section=st.sampled_from(sorted(Config.model_fields)), environ=st.data())
+def test_any_document_loads_or_is_told(
+    tmp_path_factory: pytest.TempPathFactory, document: Any, section: str, environ: st.DataObject
+) -> None:
+    """Any document of our keys, whole or in place of a section of the example, gives a configuration or `ConfigError`."""
+    variables = environ.draw(
+        st.dictionaries(
+            st.sampled_from(["REDIS_URL", "REDIS_PASSWORD", "LOG_LEVEL", *ENVIRONMENT]), st.text(max_size=9)
+        )
+    )
+    for data in (document, EXAMPLE_DATA | {section: document}):
+        loads_or_tells(tmp_path_factory, yaml.safe_dump(data).encode(), variables)

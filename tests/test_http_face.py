@@ -1,0 +1,141 @@
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+
+import aiohttp
+import pytest
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+
+from genops_extauth.http_face import Readiness, app
+from genops_extauth.metrics import Metrics
+
+READY = Readiness(ready=True, components={"keys": "ready", "store": "ready"})
+NOT_READY = Readiness(ready=False, components={"keys": "never fetched", "store": "ready"})
+
+
+@asynccontextmanager
+async def serving(
+    ready: Callable[[], Readiness] = lambda: READY, registry: CollectorRegistry | None = None
+) -> AsyncIterator[aiohttp.ClientSession]:
+    runner = web.AppRunner(app(ready, registry or CollectorRegistry()), access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    host, port = runner.addresses[0]
+    try:
+        async with aiohttp.ClientSession(f"http://{host}:{port}") as session:
+            yield session
+    finally:
+        await runner.cleanup()
+
+
+async def test_alive() -> None:
+    """While the process lives, /healthz answers 200, ready or not."""
+    async with serving(lambda: NOT_READY) as client, client.get("/healthz") as response:
+        assert response.status == 200
+        assert await response.text() == "ok\n"
+
+
+async def test_readiness_follows() -> None:
+    """Each /readyz asks anew, and tells every component's state."""
+    answers = iter([NOT_READY, READY])
+    async with serving(lambda: next(answers)) as client:
+        async with client.get("/readyz") as response:
+            assert response.status == 503
+            assert await response.json() == {
+                "ready": False,
+                "components": {"keys": "never fetched", "store": "ready"},
+            }
+        async with client.get("/readyz") as response:
+            assert response.status == 200
+            assert (await response.json())["ready"] is True
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics"])
+async def test_head(path: str) -> None:
+    """HEAD answers as GET does, without a body."""
+    async with serving() as client, client.head(path) as response:
+        assert response.status == 200
+        assert await response.read() == b""
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("GET", "/"), ("GET", "/healthz/"), ("GET", "/debug/pprof"), ("POST", "/healthz"), ("DELETE", "/metrics")],
+)
+async def test_unknown(method: str, path: str) -> None:
+    """Any other path or method is a 404 in JSON."""
+    async with serving() as client, client.request(method, path) as response:
+        assert response.status == 404
+        assert response.content_type == "application/json"
+        assert await response.json() == {"error": "not_found"}
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics", "/nothing"])
+async def test_headers(path: str) -> None:
+    """No answer may be cached, and none names the server's software."""
+    async with serving() as client, client.get(path) as response:
+        assert response.headers["Cache-Control"] == "no-store"
+        assert "Server" not in response.headers
+
+
+def samples(text: str, parse: Callable[[str], Iterator[object]]) -> dict[str, float]:
+    return {
+        sample.name: sample.value
+        for family in parse(text)
+        for sample in family.samples  # type: ignore[attr-defined]  # both parsers yield Metric
+        if sample.name in ("genops_check_total", "genops_check_seconds_count")
+        and sample.labels.get("verdict") in (None, "allowed")
+    }
+
+
+@pytest.mark.parametrize(
+    ("accept", "content_type", "parse"),
+    [
+        ("", "text/plain; version=0.0.4; charset=utf-8", parse_text),
+        ("text/html", "text/plain; version=0.0.4; charset=utf-8", parse_text),
+        (
+            "application/openmetrics-text; version=1.0.0, text/plain; q=0.5",
+            "application/openmetrics-text; version=1.0.0; charset=utf-8; escaping=underscores",
+            parse_openmetrics,
+        ),
+    ],
+)
+async def test_metrics(accept: str, content_type: str, parse: Callable[[str], Iterator[object]]) -> None:
+    """Metrics come in the format that the scraper accepts, and an independent parser reads them."""
+    registry = CollectorRegistry()
+    metrics = Metrics(registry)
+    metrics.allowed(0.001)
+    async with serving(registry=registry) as client, client.get("/metrics", headers={"Accept": accept}) as response:
+        assert response.headers["Content-Type"] == content_type
+        assert samples(await response.text(), parse) == {
+            "genops_check_total": 1.0,
+            "genops_check_seconds_count": 1.0,
+        }
+
+
+async def test_large_body() -> None:
+    """A body that nobody asked for changes nothing and is not kept."""
+    async with serving() as client:
+        async with client.post("/healthz", data=b"x" * 100_000) as response:
+            assert response.status == 404
+        async with client.get("/healthz") as response:
+            assert response.status == 200
+
+
+async def test_garbage() -> None:
+    """What is not HTTP is a 400, and the port goes on answering."""
+    async with serving() as client:
+        base = client._base_url
+        assert base is not None
+        reader, writer = await asyncio.open_connection(base.host, base.port)
+        writer.write(b"\x16\x03\x01\x00\x00garbage\r\n\r\n")
+        answer = await reader.read()
+        writer.close()
+        await writer.wait_closed()
+        assert answer.startswith((b"HTTP/1.0 400 ", b"HTTP/1.1 400 "))
+        async with client.get("/readyz") as response:
+            assert json.loads(await response.text())["ready"] is True

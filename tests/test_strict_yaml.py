@@ -1,0 +1,195 @@
+"""YAML as `strict_yaml` reads it."""
+
+import time
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from genops_extauth.strict_yaml import MAX_ALIASES, MAX_BYTES, MAX_DEPTH, MAX_NODES, Fault, parse
+
+
+def plain(text: str) -> object:
+    document = parse(text.encode())
+    assert document.faults == ()
+    assert document.root is not None
+    return document.root.plain()
+
+
+def fault(data: str | bytes) -> Fault:
+    document = parse(data.encode() if isinstance(data, str) else data)
+    assert len(document.faults) == 1
+    return document.faults[0]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["on", "no", "y", "0123", "0o17", "12:30", "1e3", "1_000", "2026-01-01", "+1", ".5", ".inf", "True", "-", "0x1F"],
+)
+def test_a_scalar_is_the_text_that_was_written(text: str) -> None:
+    """A scalar that YAML 1.1 takes for something else keeps its source text, as a value and as a key."""
+    quoted = f"'{text}'" if text == "-" else text
+
+    assert plain(f"{quoted}: {quoted}\n") == {text: text}
+
+
+@pytest.mark.parametrize("text", ["", "~", "null", "Null", "NULL"])
+def test_null_is_none(text: str) -> None:
+    """Nothing, `~` and `null` are None; quoted they are text."""
+    assert plain(f"a: {text}\n") == {"a": None}
+    assert plain(f"a: '{text}'\n") == {"a": text}
+    assert plain(f"a: !!str {text}\n") == {"a": text}
+
+
+# PyYAML's emitter writes a key that is a line separator in a way that its own loader does not read back.
+TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp"]))
+
+
+@given(st.recursive(st.none() | TEXT, lambda inner: st.lists(inner) | st.dictionaries(TEXT, inner), max_leaves=20))
+def test_what_is_written_is_read(value: object) -> None:
+    """Whatever PyYAML writes of text, lists and mappings is read back as it was."""
+    assert plain(yaml.safe_dump(value, allow_unicode=True)) == value
+
+
+@given(st.binary() | st.text(alphabet="ab:-[]{},&*!|>'\"#%@ \t\n").map(str.encode))
+def test_any_bytes_are_read_or_faulty(data: bytes) -> None:
+    """Any bytes give a root or a fault whose line is in the file; nothing is raised."""
+    document = parse(data)
+
+    assert document.root is not None or document.faults
+    assert all(1 <= each.line <= len(data) + 1 for each in document.faults)
+
+
+def test_an_empty_document_is_none() -> None:
+    """A file of nothing but comments holds None."""
+    assert plain("# nothing\n\n") is None
+
+
+def test_a_byte_order_mark_is_no_content() -> None:
+    """A UTF-8 byte order mark at the start is passed over."""
+    assert plain("\ufeffa: 1") == {"a": "1"}
+
+
+def test_every_value_knows_its_line() -> None:
+    """A value of a mapping stands where its key does, an item where it begins."""
+    root = parse(b"a:\n  b: 1\nc:\n  - x\n  -\n    d: 2\n").root
+    assert root is not None
+    lines = [root.trail(path)[-1].line for path in [("a",), ("a", "b"), ("c", 0), ("c", 1), ("c", 1, "d")]]
+
+    assert lines == [1, 2, 4, 6, 6]
+
+
+def test_a_trail_ends_where_the_document_does() -> None:
+    """A path that the document lacks is followed as far as it goes."""
+    root = parse(b"\na: {b: [x]}\n").root
+    assert root is not None
+
+    assert [node.line for node in root.trail(("a", "b", 7, "c"))] == [2, 2, 2]
+
+
+def test_a_key_written_twice_is_a_fault_and_the_first_counts() -> None:
+    """Two keys of one name are a fault that names both lines and the path; the rest is read all the same."""
+    document = parse(b"tiers:\n  free: 1\n  paid: {x: 1, x: 2}\n  free: 3\nend: 4\n")
+    assert document.root is not None
+
+    assert document.root.plain() == {"tiers": {"free": "1", "paid": {"x": "1"}}, "end": "4"}
+    assert [(each.line, each.path) for each in document.faults] == [(3, ("tiers", "paid", "x")), (4, ("tiers", "free"))]
+    assert "first on line 2" in document.faults[1].message
+
+
+def test_quoting_makes_no_other_key() -> None:
+    """A quoted key and a plain one of the same text are one key."""
+    assert fault("1: a\n'1': b\n").line == 2
+
+
+def test_an_alias_is_the_value_of_its_anchor() -> None:
+    """An alias stands for a copy of what its anchor holds, on the alias' own line."""
+    root = parse(b"a: &x [1, 2]\nb: *x\n").root
+    assert root is not None
+
+    assert root.plain() == {"a": ["1", "2"], "b": ["1", "2"]}
+    assert root.trail(("b",))[-1].line == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "message"),
+    [
+        ("a: 1\n\tb: 2\n", 2, "spaces, not tabs"),
+        ("a: [1\nb: 2", 2, "not YAML"),
+        ("a: 'x\n", 2, "end of stream"),
+        ("a: b: c", 1, "mapping values are not allowed"),
+        ("a: 1\nb: \x01\n", 2, "U+0001"),
+        ('a: "\\ud800"', 1, "escape"),
+        ("a: 1\n---\nb: 2\n", 2, "one file holds one document"),
+        ("a: *x\n", 1, "no complete &x before it"),
+        ("a: &a [*a]\n", 1, "no complete &a before it"),
+        ("? [a]\n: b", 1, "a key must be text"),
+        ("a: &x b\n*x : c", 2, "a key must be text"),
+        ("a: &x {b: c}\nd:\n  <<: *x\n", 3, "merge keys"),
+        ("a: 1\nb: !!python/object/apply:os.system [ls]\n", 2, "python/object/apply:os.system is not supported"),
+        ("a: !env X", 1, "tag !env is not supported"),
+        ("a: !!binary aGk=", 1, "not supported"),
+        ("!!set {a}", 1, "not supported"),
+    ],
+)
+def test_what_is_not_read(text: str, line: int, message: str) -> None:
+    """Text that is not YAML, or YAML that means more than plain data, is a fault on its line."""
+    found = fault(text)
+
+    assert found.line == line
+    assert message in found.message
+
+
+def test_what_is_not_utf_8_names_the_byte() -> None:
+    """Bytes that are not UTF-8 are a fault on their line."""
+    found = fault(b"a: 1\nb: caf\xe9\n")
+
+    assert (found.line, "0xe9 is not UTF-8" in found.message) == (2, True)
+    assert "0xff is not UTF-8" in fault("a: 1".encode("utf-16")).message
+
+
+def test_depth_is_capped() -> None:
+    """Nesting beyond the cap is a fault, in flow and in block style."""
+    flow, block = f"{'[' * MAX_DEPTH}x{']' * MAX_DEPTH}", "- " * MAX_DEPTH + "x"
+
+    assert parse(flow.encode()).faults == parse(block.encode()).faults == ()
+    assert "nested deeper" in fault(f"[{flow}]").message
+    assert "nested deeper" in fault(f"- {block}").message
+
+
+def test_size_is_capped() -> None:
+    """A file over the cap is a fault."""
+    assert parse(b"#" * MAX_BYTES).faults == ()
+    assert "larger than" in fault(b"#" * (MAX_BYTES + 1)).message
+
+
+def test_aliases_are_capped() -> None:
+    """As many aliases as the cap are read, one more is a fault."""
+    items = ["&x y"] + ["*x"] * MAX_ALIASES
+
+    assert len(plain(f"[{', '.join(items)}]")) == MAX_ALIASES + 1  # type: ignore[arg-type]  # a list, if it is right
+    assert "aliases" in fault(f"[{', '.join(items)}, *x]").message
+
+
+def test_values_are_capped() -> None:
+    """More values than the cap are a fault even without aliases."""
+    assert "values once aliases" in fault("[" + ",".join("x" * (MAX_NODES + 1)) + "]").message
+
+
+def test_a_yaml_bomb_ends_at_once() -> None:
+    """Nine levels of nine aliases, which would unfold to 9^9 values, are a fault after milliseconds of work."""
+    levels = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    levels += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 9)]
+    started = time.process_time()
+    found = fault("\n".join(levels))
+
+    assert "written out" in found.message or "write the values out" in found.message
+    assert time.process_time() - started < 0.5
+
+
+def test_a_yaml_bomb_of_few_aliases_ends_too() -> None:
+    """Doubling 24 times stays under the cap of aliases, and meets that of values."""
+    levels = ["a0: &a0 [x]", *(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]" for n in range(1, 25))]
+
+    assert f"more than {MAX_NODES} values" in fault("\n".join(levels)).message
