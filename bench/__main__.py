@@ -76,7 +76,7 @@ class Bench:
             with stage(case, transport, self._material, self._folder, self._cores) as on:
                 return measure(case, transport, on, self._seconds)
         except (WrongAnswerError, OSError, grpc.RpcError) as error:
-            return Failure(case.name, transport, str(error))
+            return Failure(case.name, transport, str(error).strip())
 
 
 def _say(text: str) -> None:

@@ -68,7 +68,7 @@ def _config(transport: str, address: Address, store: Path, key: Path) -> dict[st
             "customer_tier": "tier",
             "cost_center": "cost_center",
         },
-        "tiers": ["free", "standard", "premium"],
+        "tiers": ["free", "premium"],
     }
     return {
         "server": {

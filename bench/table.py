@@ -1,7 +1,7 @@
 """The table, in Markdown that reads well on a terminal too."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from bench.cases import MOST_P99, Case
@@ -64,10 +64,7 @@ def table(cases: Sequence[Case], results: Iterable[Row | Failure], unit: Unit) -
         for name, width in zip(HEAD, widths, strict=True)
     ]
     notes = NOTES.format(unit=unit.mean * 1e6, first=unit.first * 1e6, last=unit.last * 1e6)
-    problems = [
-        f"\n{result.case}, {result.transport}: {result.problem}" for result in results if isinstance(result, Failure)
-    ]
-    return "\n".join([text[0], _line(rule, widths), *text[1:], "", notes, *problems])
+    return "\n".join([text[0], _line(rule, widths), *text[1:], "", notes, *_problems(results)])
 
 
 def record(results: Iterable[Row | Failure], unit: Unit) -> dict[str, object]:
@@ -91,6 +88,14 @@ def _cells(case: Case, result: Row | Failure, unit: Unit) -> Sequence[str]:
         f"{result.resident:.0f}",
         verdict(case, result, unit),
     ]
+
+
+def _problems(results: Iterable[Row | Failure]) -> Iterator[str]:
+    """Each problem once, after the rows that met it."""
+    failures = [result for result in results if isinstance(result, Failure)]
+    for problem in dict.fromkeys(failure.problem for failure in failures):
+        met = (f"{failure.case}, {failure.transport}" for failure in failures if failure.problem == problem)
+        yield f"\n{'; '.join(met)}:\n{problem}"
 
 
 def _number(value: float | None, scale: float, digits: int) -> str:

@@ -1,6 +1,5 @@
 """What holds for every test: blocking the event loop fails it, and Hypothesis measures no time."""
 
-import asyncio
 import os
 from collections.abc import Iterator
 
@@ -12,14 +11,18 @@ from hypothesis import settings
 settings.register_profile("genops", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("genops")
 
-# looptime asks for the loop of a synchronous test too; asyncio would make one, which nobody closes.
-asyncio.set_event_loop(None)
-
 _MAY_BLOCK = (
     # A scrape reads /proc, which is memory: it never waits for a disk.
     (("io.BufferedReader.read", "os.listdir"), "prometheus_client/process_collector.py", ("_boot_time", "collect")),
 )
 """Exemptions, each with its reason: the blocking calls, and the file and functions that may make them."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let envoy-data-plane be imported: it was generated for an older pydantic. Nothing but tests uses it."""
+    config.addinivalue_line(
+        "filterwarnings", "ignore:Using `@model_validator` with mode='after' on a classmethod:DeprecationWarning"
+    )
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -120,6 +120,7 @@ def test_state_lives_until_the_bucket_is_full(script: Script, shapes: dict[bytes
         struct.pack(">ddd", 0.0, float("inf"), 0.0),
         struct.pack(">ddd", float("-inf"), 10.0, 0.0),
         struct.pack(">ddd", 11.0, 10.0, 0.0),
+        struct.pack(">ddd", -5.0, -10.0, 0.0),
         struct.pack(">ddd", 0.0, 10.0, float("nan")),
         struct.pack(">ddd", 0.0, 10.0, -1.0),
     ],

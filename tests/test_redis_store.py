@@ -21,6 +21,9 @@ from stores import SERVERS, VALKEY, Server, free_port, running, until
 TEN = shape(10, 36_000)
 """Ten tokens that do not come back within a test."""
 
+NEEDED = ["+eval", "+evalsha", "+time", "+mget", "+set"]
+"""The commands that a user of ours must be let run; `redis_link.FAULTS` says so."""
+
 PATIENT = 30.0
 """A timeout, in seconds, that a working store meets however loaded the machine is."""
 
@@ -181,30 +184,28 @@ async def test_request_cancelled_in_the_queue_is_skipped(own: Server) -> None:
     await store.close()
 
 
-async def test_hanging_server_is_answered_for_in_time(own: Server) -> None:
+async def test_hanging_server_is_answered_for_in_time(own: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """When all scripts in flight hang, each caller is told so in time, and the server serves again once it can."""
+    monkeypatch.setattr(redis_store, "BATCH", 1)
     store = RedisStore(own.url, timeout=0.2, in_flight=2)
     await store.ping()
     own.freeze()
+    thousand = shape(1_000, 36_000_000)
 
     async def asked() -> float:
         start = time.monotonic()
         with pytest.raises(StoreUnavailable, match=r"^timeout: .* did not answer in time"):
-            await store.acquire([hit("a")])
+            await store.acquire([hit("a", 1, thousand)])
         return time.monotonic() - start
 
-    waits = []
-    for _ in range(8):
-        waits.append(asyncio.ensure_future(asked()))
-        await asyncio.sleep(0)
-    seconds = await asyncio.gather(*waits)
-    assert min(seconds) > 0.1
-    assert max(seconds) < 2, "0.2 s, and a machine that does other things too"
-    assert store.statistics().failures == {"timeout": 8}
-    assert store.statistics().scripts < 8, "some failed in the queue"
+    seconds = await asyncio.gather(*(asked() for _ in range(40)))
+    # One script after another, two at a time, they would take 4 s; the machine may do other things too.
+    assert 0.1 < min(seconds) <= max(seconds) < 2
+    assert store.statistics().failures == {"timeout": 40}
     own.thaw()
     await recovered(store)
-    assert 2 <= await left(store, "a") <= 10, "counted once at most, each"
+    left_over = (await store.peek([hit("a", 0, thousand)])).levels[0].remaining
+    assert 960 <= left_over <= 1_000, "each is counted once at most"
     await store.close()
 
 
@@ -323,10 +324,9 @@ async def test_restart_under_traffic_recovers(own: Server) -> None:
 
 async def test_failed_script_fails_its_requests_only(server: Server) -> None:
     """A script that fails, fails all requests of its batch, and no other's."""
+    assert all(command.lstrip("+") in str(FAULTS) for command in NEEDED)
     with server.client() as client:
-        client.acl_setuser(
-            "part", enabled=True, reset=True, passwords=["+secret"], categories=["+@all"], keys=["ours*"]
-        )
+        client.acl_setuser("part", enabled=True, reset=True, passwords=["+secret"], keys=["ours*"], commands=NEEDED)
     store = RedisStore(f"unix://part:secret@{server.path}", timeout=PATIENT)
     bad = await asyncio.gather(store.acquire([hit("ours")]), store.acquire([hit("theirs")]), return_exceptions=True)
     good = await asyncio.gather(store.acquire([hit("ours1")]), store.acquire([hit("ours2")]))

@@ -120,9 +120,12 @@ def _placed(finding: Finding, laid: Overlay, name: str, root: Node) -> Problem:
 
 
 def _ordered(problems: Iterable[Problem]) -> tuple[Problem, ...]:
-    """Each once, in the order of the file, the environment's last."""
+    """Each once, in the order of the file; then what the file lacks, then the environment's."""
     distinct = dict.fromkeys(problems)
-    return tuple(sorted(distinct, key=lambda problem: (problem.line is None, problem.line or 0)))[:MAX_PROBLEMS]
+    found = sorted(distinct, key=lambda problem: (not problem.file, problem.line is None, problem.line or 0))
+    if len(found) < MAX_PROBLEMS:
+        return tuple(found)
+    return (*found[:MAX_PROBLEMS], Problem("", f"these are {MAX_PROBLEMS} problems; there may be more"))
 
 
 def json_schema() -> JsonSchemaValue:
@@ -154,12 +157,13 @@ def summary(config: Config) -> tuple[str, ...]:
 
 
 def _believed(issuer: Issuer) -> str:
-    # A query can hold a credential.
-    keys = (issuer.keys.jwks_uri or "").partition("?")[0] or issuer.keys.public_key_file or f"env {issuer.keys.public_key_env}"
+    keys = issuer.keys
+    address = (keys.jwks_uri or "").partition("?")[0]  # a query can hold a credential
+    place = address or keys.public_key_file or f"env {keys.public_key_env}"
     granted = "all tiers" if issuer.tiers is None else f"tiers {', '.join(issuer.tiers) or 'none'}"
     prefix = f", customers {issuer.customer_prefix}*" if issuer.customer_prefix else ""
     audiences, algorithms = ", ".join(issuer.audiences), ", ".join(issuer.algorithms)
-    return f"believes {issuer.issuer} for {audiences} ({algorithms}, keys from {keys}): {granted}{prefix}"
+    return f"believes {issuer.issuer} for {audiences} ({algorithms}, keys from {place}): {granted}{prefix}"
 
 
 def _limited(limit: Limit) -> str:

@@ -35,7 +35,7 @@ _INTERRUPTED = 128 + signal.SIGINT  # the shell's exit code of a command that Ct
 _SETTINGS = Template("""\
 server: {grpc: "unix:$folder/grpc.sock", http: "127.0.0.1:0", drain_delay: 0s}
 log: {level: debug}
-store: {url: "embedded:"}
+store: {url: "embedded:", timeout: 1s}
 identity:
   jwt:
     - issuer: $issuer
@@ -51,7 +51,7 @@ tiers:
   free: $free
   standard: {limit: 1000/hour}
   premium: {limit: 10000/hour, burst: 2000}
-rate_limits: {domain: genops}
+rate_limits: {domain: genops, anonymous: {limit: 60/minute}}
 routes:
   - {methods: [GET], path: /healthz, auth: none}
 """)
@@ -75,8 +75,9 @@ def run(*, once: bool) -> int:
             return asyncio.run(_demonstrate(_prepared(Path(folder)), envoy, once=once))
     except ChildEnded as error:
         return _failed(str(error), *error.last_words)
-    except OSError as error:  # no room, no sockets, a TMPDIR too long for a socket's path
-        return _failed(f"the demo cannot run: {error}")
+    except OSError as error:
+        where = tempfile.gettempdir()
+        return _failed(f"the demo cannot run in {where}: {error}; set TMPDIR to a folder with room and a short path")
     except _Interrupted:
         return _INTERRUPTED
 

@@ -62,6 +62,8 @@ class Child:
         except TimeoutError:
             self._process.kill()
             await self._process.wait()
+        # What it said last is heard to the end; a grandchild that holds the pipe open is not waited for.
+        await asyncio.wait((self._listening,), timeout=_MERCY)
         self._listening.cancel()
 
 

@@ -3,6 +3,7 @@
 The settings are those of docs/gateways/envoy.yaml, with two left at Envoy's defaults on purpose: what a client claims
 in ``x-genops-*`` headers is not stripped before ext_authz, and names with underscores are not dropped. So the tour
 shows that the sidecar needs no help against forged headers. In production take both: two walls are better than one.
+And it waits for 2 s rather than 0.25 s: a machine that is busy with a build shows 200, not the 503 of an outage.
 
 Everything but the listener is a unix socket in the demo's own folder: no other user of the machine may ask the sidecar,
 or tell Envoy's admin interface to stop.
@@ -40,17 +41,18 @@ static_resources:
                     typed_config:
                       "@type": type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthz
                       transport_api_version: V3
-                      grpc_service: {envoy_grpc: {cluster_name: genops-extauth}, timeout: 0.25s}
+                      grpc_service: {envoy_grpc: {cluster_name: genops-extauth}, timeout: 2s}
                       failure_mode_allow: false
                       status_on_error: {code: ServiceUnavailable}
                       validate_mutations: true
                       encode_raw_headers: true
+                      max_denied_response_body_bytes: 4096
                   - name: envoy.filters.http.ratelimit
                     typed_config:
                       "@type": type.googleapis.com/envoy.extensions.filters.http.ratelimit.v3.RateLimit
                       domain: genops
                       request_type: both
-                      timeout: 0.25s
+                      timeout: 2s
                       # No answer is no pass: a customer who can slow the store down must not gain from it.
                       failure_mode_deny: true
                       status_on_error: {code: ServiceUnavailable}
@@ -90,7 +92,7 @@ static_resources:
                           route: {cluster: service}
   clusters:
     - name: genops-extauth
-      connect_timeout: 0.25s
+      connect_timeout: 2s
       typed_extension_protocol_options:
         envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
           "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
@@ -99,7 +101,7 @@ static_resources:
         cluster_name: genops-extauth
         endpoints: [{lb_endpoints: [{endpoint: {address: {pipe: {path: "$folder/grpc.sock"}}}}]}]
     - name: service
-      connect_timeout: 0.25s
+      connect_timeout: 2s
       load_assignment:
         cluster_name: service
         endpoints: [{lb_endpoints: [{endpoint: {address: {pipe: {path: "$folder/service.sock"}}}}]}]

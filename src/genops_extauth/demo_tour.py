@@ -7,6 +7,7 @@ holds the answers against what the table says. Nothing here starts or prints any
 import http
 import json
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -106,15 +107,17 @@ class Stop:
 
     def curl(self, folder: str, origin: str) -> str:
         """Spell it for the shell. The token stays in its file: a command's arguments are everybody's to read."""
-        words = ["curl -i"]
-        target = origin + self.path
-        if len(self.statuses) > 1:
-            words = ["curl -s -o /dev/null -w '%{http_code} '"]
-            target = f"'{target}?[1-{len(self.statuses)}]'"  # curl's own loop
+        if len(self.statuses) == 1:
+            words = ["curl", "-i"]
+            target = origin + self.path
+        else:
+            words = ["curl", "-s", "-o", "/dev/null", "-w", "%{http_code} "]
+            target = f"{origin}{self.path}?[1-{len(self.statuses)}]"  # curl's own loop
         if self.token:
-            words.append(f"-H @{folder}/{self.token}")
-        words += [f"-H '{name}: {value}'" for name, value in self.forged]
-        return " ".join([*words, target])
+            words += ["-H", f"@{folder}/{self.token}"]
+        for name, value in self.forged:
+            words += ["-H", f"{name}: {value}"]
+        return shlex.join([*words, target])
 
     def fault(self, answers: Sequence[Answer]) -> str:
         """What is not right about the answers, or nothing."""
@@ -205,7 +208,13 @@ STOPS: tuple[Stop, ...] = (
         headers={"x-ratelimit-limit": "10000"},
         seen=_told(_PREMIUM),
     ),
-    Stop("An open route needs no token; the service then hears of nobody.", None, path="/healthz", seen={}),
+    Stop(
+        "An open route needs no token: the service hears of nobody, and the address is what is limited.",
+        None,
+        path="/healthz",
+        headers={"x-ratelimit-limit": "60"},
+        seen={},
+    ),
 )
 
 

@@ -1,13 +1,13 @@
 """Environment variables laid over the configuration file, in the file's own shape.
 
-=================  ==========================  =====================================================================
-JWT_PUBLIC_KEY     ``identity.jwt[].keys``     with the next two: only where the file has no ``identity.jwt``
-ALLOWED_ISSUERS    ``identity.jwt[].issuer``   comma-separated; all of them sign with JWT_PUBLIC_KEY
+=================  ============================  =================================================================
+JWT_PUBLIC_KEY     ``identity.jwt[].keys``       with the next two: only where the file has no ``identity.jwt``
+ALLOWED_ISSUERS    ``identity.jwt[].issuer``     comma-separated; all of them sign with JWT_PUBLIC_KEY
 ALLOWED_AUDIENCES  ``identity.jwt[].audiences``  comma-separated
-REDIS_URL          ``store.url``               wins over the file; here, and only here, it may hold the password
-REDIS_PASSWORD     ``store.password``          the alternative to ``store.password_file``
-LOG_LEVEL          ``log.level``               wins over the file; in any case, WARN too
-=================  ==========================  =====================================================================
+REDIS_URL          ``store.url``                 wins over the file; here, and only here, it may hold the password
+REDIS_PASSWORD     ``store.password_file``       the password itself
+LOG_LEVEL          ``log.level``                 wins over the file; in any case, WARN too
+=================  ============================  =================================================================
 
 A variable wins over the file, as everywhere. Issuers are the exception: two half lists of whom to believe, one of them
 out of sight, are a mistake that nobody should find out later. A variable that is set and cannot be used is an error.

@@ -30,6 +30,7 @@ T = TypeVar("T")
 K = TypeVar("K")
 V = TypeVar("V")
 
+# 256 is what `claims` takes as an attribute; 64 what `limits` writes into a key as it is.
 _VISIBLE = re.compile(r"[!-~](?:[ -~]{0,254}[!-~])?")
 _ATTRIBUTE_VALUE = re.compile(r"(?=.{1,256}$)[!-+\--~]+(?: [!-+\--~]+)*")  # as `claims` takes them from tokens
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")

@@ -70,16 +70,11 @@ class Face:
         Aborts with INVALID_ARGUMENT on a request that no gateway sends, with UNAVAILABLE where the store cannot answer;
         never with UNKNOWN, for which no failure mode of Envoy's is meant.
         """
+        asked = read_limit(body)
+        if isinstance(asked, str):
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, asked)
         try:
-            message = rls.RateLimitRequest.FromString(body)
-        except DecodeError:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the body is not a RateLimitRequest")
-        if not message.domain:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, _NO_DOMAIN)
-        if not message.descriptors:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "rate limit descriptor list must not be empty")
-        try:
-            limited = await self.gate.limit(message.domain, _descriptors(message), message.hits_addend)
+            limited = await self.gate.limit(*asked)
         except StoreUnavailable as error:
             await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
         return write_limited(limited, headers=self.headers)
@@ -92,6 +87,8 @@ class Face:
         }
 
 
+# A route has a handful; a store runs all of a request in one script, and serves nobody else meanwhile.
+_MOST_DESCRIPTORS = 100
 _NO_DOMAIN = "rate limit domain must not be empty: the gateway's filter and rate_limits.domain name the same one"
 
 
@@ -224,14 +221,26 @@ def _field(number: int, payload: bytes) -> bytes:
     return bytes((number << 3 | 2,)) + length + payload
 
 
-def _descriptors(message: rls.RateLimitRequest) -> list[Descriptor]:
-    return [
+def read_limit(body: bytes) -> tuple[bytes, list[Descriptor], int] | str:
+    """Read a RateLimitRequest: domain, descriptors and hits_addend; or say what is wrong with it."""
+    try:
+        message = rls.RateLimitRequest.FromString(body)
+    except DecodeError:
+        return "the body is not a RateLimitRequest"
+    if not message.domain:
+        return _NO_DOMAIN
+    if not message.descriptors:
+        return "rate limit descriptor list must not be empty: give the route rate_limits with actions"
+    if len(message.descriptors) > _MOST_DESCRIPTORS:
+        return f"more than {_MOST_DESCRIPTORS} rate limit descriptors: give the route fewer rate_limits"
+    descriptors = [
         Descriptor(
             tuple((entry.key, entry.value) for entry in descriptor.entries),
             descriptor.hits_addend.value if descriptor.HasField("hits_addend") else None,
         )
         for descriptor in message.descriptors
     ]
+    return message.domain, descriptors, message.hits_addend
 
 
 def write_limited(limited: Limited, *, headers: bool) -> bytes:

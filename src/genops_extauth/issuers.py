@@ -28,7 +28,7 @@ from genops_extauth.secure_uri import require_secure
 from genops_extauth.sources import SourceError
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_MAX_SEGMENTS = 8
+_MAX_SEGMENTS = 8  # steps; issuers nest custom claims 1 to 3 deep (Keycloak: resource_access.CLIENT.roles)
 
 _OVERLAP = (
     "this issuer could mint the customers of entry [{}]: with several issuers write one prefix each, none of them the "
@@ -92,7 +92,10 @@ ClaimPath = Annotated[
 
 
 class Jwks(Section):
-    """How a JWK Set is fetched and kept."""
+    """How a JWK Set is fetched and kept.
+
+    The bounds catch slips of the unit: an issuer asked all the time, a stolen key believed for months.
+    """
 
     refresh_interval: Annotated[Duration, between("10s", "24h")] = setting(
         duration, "5m", "How often keys are fetched anew; a withdrawn key works for so long."

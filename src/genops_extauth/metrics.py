@@ -40,6 +40,8 @@ _STORE_ERRORS = (
     "cluster",
     "protocol",
     "error",
+    "overloaded",
+    "closed",
     OTHER,
 )
 

@@ -19,14 +19,18 @@ from genops_extauth.strict_yaml import Node, Step
 MAX_PROBLEMS = 100
 """Told at once: more than a screen of them are one mistake, and looking for likenesses takes time."""
 
+_MAPPING = "write a mapping here (name: value)"
 _MESSAGES = {
     "missing": "is required",
     "string_type": "write one value here, not a list or a mapping",
     "tuple_type": "write a list here, for example [a, b]",
-    "mapping_type": "write a mapping here (name: value)",
-    "model_type": "write a mapping here (name: value)",
-    "model_attributes_type": "write a mapping here (name: value)",
+    "dict_type": _MAPPING,
+    "mapping_type": _MAPPING,
+    "model_type": _MAPPING,
 }
+UNTRANSLATED = "cannot be used"
+"""Said of an error of pydantic that this module does not know; a test sees to it that there is none."""
+
 _SECRET = re.compile(r"password|passwd|secret|token", re.IGNORECASE)
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _LONGEST_HINTED = 64  # characters of a key; none of ours is half as long
@@ -74,11 +78,11 @@ def spelled(path: tuple[Step, ...]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What is wrong at a path from the top. `quotable`: what stands there is a value of ours, and may be shown."""
+    """What is wrong at a path from the top. `quotable`: what stands there is a value where one belongs."""
 
     path: tuple[Step, ...]
     message: str
-    quotable: bool = True
+    quotable: bool = False
 
     def at(self, file: str, root: Node) -> Problem:
         """Place the finding in the file that it is about."""
@@ -87,7 +91,8 @@ class Finding:
         shown = (
             self.quotable and isinstance(text, str) and _HARMLESS.fullmatch(text) and _NEVER_SHOWN.isdisjoint(self.path)
         )
-        return Problem(spelled(self.path), self.message, file, nodes[-1].line, str(text) if shown else None)
+        line = nodes[-1].line if len(nodes) > 1 else None
+        return Problem(spelled(self.path), self.message, file, line, str(text) if shown else None)
 
 
 def findings(error: ValidationError, root: type[Section]) -> list[Finding]:
@@ -101,17 +106,17 @@ def _findings(details: ErrorDetails, root: type[Section]) -> Iterator[Finding]:
     context: Mapping[str, object] = details.get("ctx", {})
     cause = context.get("error")
     if details["type"] == "extra_forbidden":
-        yield Finding(path, _unknown(str(path[-1]), _section_at(path[:-1], root)), quotable=False)
+        yield Finding(path, _unknown(str(path[-1]), _section_at(path[:-1], root)))
     elif isinstance(cause, CheckError):
-        yield from (Finding((*path, *below), message) for below, message in cause.complaints)
+        yield from (Finding((*path, *below), message, quotable=True) for below, message in cause.complaints)
     elif details["input"] is None:
         yield Finding(path, "has no value; write one, or remove the line")
     elif isinstance(cause, ValueError):
-        yield Finding(path, str(cause))
+        yield Finding(path, str(cause), quotable=True)
     elif details["type"] == "literal_error":
-        yield Finding(path, f"must be {str(context['expected']).replace(chr(39), '')}")
+        yield Finding(path, f"must be {str(context['expected']).replace(chr(39), '')}", quotable=True)
     else:
-        yield Finding(path, _MESSAGES[details["type"]])
+        yield Finding(path, _MESSAGES.get(details["type"], UNTRANSLATED))
 
 
 def _unknown(key: str, section: type[Section]) -> str:

@@ -42,7 +42,7 @@ FAULTS: tuple[tuple[type[BaseException], str, str], ...] = (
     (errors.RedisClusterException, "cluster", "it is part of a cluster; use a single server"),
     (hiredis.HiredisError, "protocol", "what answers there is no Redis; check the address"),
     (errors.InvalidResponse, "protocol", "what answers there is no Redis; check the address"),
-    (errors.ResponseError, "error", "it must be Redis 6 or Valkey, or later, with scripting"),
+    (errors.ResponseError, "error", "it must be a Redis from 7.0 on or a Valkey, with scripting"),
     (errors.RedisError, "error", "the Redis client could not go on"),
 )
 """What a failure means: exception, kind (bounded: a metric's label), what to do. The first row that fits counts."""
@@ -111,6 +111,7 @@ class Link:
         await connection.send_packed_command(packed, check_health=False)
         reply = await connection.read_response(disable_decoding=True)
         if not isinstance(reply, bytes):
+            await self.close()
             raise errors.InvalidResponse(f"a {type(reply).__name__} came where bytes were due")
         return reply
 

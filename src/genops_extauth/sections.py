@@ -108,8 +108,8 @@ class Store(Section):
         if len(found) > 1:
             raise CheckError((("password_file",), f"{' and '.join(found)} both give a password; keep one"))
         if found and self.url == "embedded:":
-            message = f"{next(iter(found))} gives a password, and embedded: has none; name the store here or in REDIS_URL"
-            raise CheckError((("url",), message))
+            where = "name the store here or in REDIS_URL"
+            raise CheckError((("url",), f"{next(iter(found))} gives a password, and embedded: has none; {where}"))
         self._password = next(iter(found.values()), None)
         return self
 
@@ -175,7 +175,7 @@ class RateLimits(Section):
     """The rate limit service's answers."""
 
     domain: Name = Field(default="genops", description="The domain that gateways ask with.")
-    headers: Boolean = setting(notation.boolean, "true", "Whether to answer with x-ratelimit-* and Retry-After.")
+    headers: Boolean = Field(default=True, description="Whether to answer with x-ratelimit-* and Retry-After.")
     # A request a second: one person at work behind an address does not meet it, a scan does.
     anonymous: Limit = Field(
         default_factory=lambda: Limit(limit=notation.rate("60/minute")),

@@ -22,6 +22,12 @@ _NOBODY = (
 )
 
 
+def _some_tier(tiers: Mapping[str, Limit]) -> Mapping[str, Limit]:
+    if not tiers:
+        raise ValueError("name at least one tier, for example free: {limit: 100/hour}")
+    return frozen(tiers)
+
+
 def _seed_tiers() -> Mapping[str, Limit]:
     rates = {DEFAULT_TIER: "100/hour", "standard": "1000/hour", "premium": "10000/hour"}
     return MappingProxyType({name: Limit(limit=notation.rate(text)) for name, text in rates.items()})
@@ -30,17 +36,17 @@ def _seed_tiers() -> Mapping[str, Limit]:
 class Config(Section):
     """Everything that is configured."""
 
-    server: Server = Field(default_factory=Server, description="Where it listens and how it stops.")
-    log: Log = Field(default_factory=Log, description="What it tells.")
-    store: Store = Field(default_factory=Store, description="Where buckets are kept.")
-    identity: Identity = Field(default_factory=Identity, description="Who may ask.")
-    governance: Governance = Field(default_factory=Governance, description="What must be known of whoever asks.")
-    tiers: Annotated[Mapping[Name, Limit], AfterValidator(frozen)] = Field(
+    server: Server = Field(default_factory=Server)
+    log: Log = Field(default_factory=Log)
+    store: Store = Field(default_factory=Store)
+    identity: Identity = Field(default_factory=Identity)
+    governance: Governance = Field(default_factory=Governance)
+    tiers: Annotated[Mapping[Name, Limit], AfterValidator(_some_tier)] = Field(
         default_factory=_seed_tiers,
         description="The rate limit of each customer, by the customer's tier.",
         json_schema_extra={"default": {name: {"limit": str(tier.limit)} for name, tier in _seed_tiers().items()}},
     )
-    rate_limits: RateLimits = Field(default_factory=RateLimits, description="The rate limit service's answers.")
+    rate_limits: RateLimits = Field(default_factory=RateLimits)
     routes: tuple[Route, ...] = Field(default=(), description="Routes that need no identity.")
 
     @property
@@ -81,11 +87,6 @@ def _required_can_be_had(config: Config) -> Iterator[Complaint]:
                 yield ("identity", "jwt", index, "claims", name), "governance.required has it: name its claim"
 
 
-def _some_tier(config: Config) -> Iterator[Complaint]:
-    if not config.tiers:
-        yield ("tiers",), "name at least one tier, for example free: {limit: 100/hour}"
-
-
 def _granted_tiers_exist(config: Config) -> Iterator[Complaint]:
     for index, issuer in enumerate(config.identity.jwt):
         for position, name in enumerate(issuer.tiers or ()):
@@ -110,7 +111,6 @@ _CHECKS: tuple[tuple[frozenset[str], Callable[[Config], Iterator[Complaint]]], .
     (frozenset({"identity"}), _somebody_to_believe),
     (frozenset({"identity"}), _issuers_apart),
     (frozenset({"identity", "governance"}), _required_can_be_had),
-    (frozenset({"tiers"}), _some_tier),
     (frozenset({"identity", "tiers"}), _granted_tiers_exist),
     (frozenset({"governance", "tiers"}), _default_tier_exists),
 )

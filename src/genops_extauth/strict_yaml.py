@@ -190,8 +190,9 @@ class _Composer:
         # An anchor counts once its value is complete, so that nothing can hold itself.
         node = self.anchors.get(str(event.anchor))
         if node is None:
+            # The name is not told: it may be a password that starts with *.
             raise _UnreadableError(
-                _line(event), f"alias *{event.anchor} has no complete &{event.anchor} before it", path
+                _line(event), "an alias without a complete anchor before it; quote text like *this", path
             )
         self._count(_line(event), node.size, path)
         return node
@@ -241,4 +242,6 @@ def _key(event: yaml.Event, path: tuple[Step, ...]) -> str:
 def _refuse_tag(event: yaml.ScalarEvent | yaml.CollectionStartEvent, kind: str, path: tuple[Step, ...]) -> None:
     """``!!python/object`` and its like are how YAML runs code; no tag says anything that the field does not."""
     if event.tag is not None and event.tag != "!" and event.tag not in _TAGS[kind]:
-        raise _UnreadableError(_line(event), f"tag {event.tag} is not supported here; leave it out", path)
+        raise _UnreadableError(
+            _line(event), "tags are not supported here; leave it out, or quote text like !this", path
+        )
