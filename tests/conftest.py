@@ -18,13 +18,6 @@ _MAY_BLOCK = (
 """Exemptions, each with its reason: the blocking calls, and the file and functions that may make them."""
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Let envoy-data-plane be imported: it was generated for an older pydantic. Nothing but tests uses it."""
-    config.addinivalue_line(
-        "filterwarnings", "ignore:Using `@model_validator` with mode='after' on a classmethod:DeprecationWarning"
-    )
-
-
 @pytest.fixture(autouse=True, scope="session")
 def _the_loop_never_blocks() -> Iterator[None]:
     """A call of our package that would block the running event loop raises `blockbuster.BlockingError`.

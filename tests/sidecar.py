@@ -57,7 +57,7 @@ def settings(**sections: Any) -> dict[str, Any]:
     return changed
 
 
-def token(key: minting.KeyPair = KEY, **claims: object) -> str:
+def token(key: minting.KeyPair = KEY, **claims: Any) -> str:
     """A token that is good now; a claim can be changed, or left out with None."""
     return minting.token(key, minting.claims(time.time(), **claims)).decode()
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import pytest
@@ -21,7 +21,7 @@ OURS = {
 
 NAMES = ("team", "project", "customer-id", "customer-tier", "cost-center", "session-id", "environment", "anything")
 SDK = ("customer-id", "user-id", "tenant-id", "trace-id")
-SPELLINGS = {
+SPELLINGS: dict[str, Callable[[str], str]] = {
     "dashes": str,
     "capitals": str.title,
     "shouting": str.upper,
@@ -72,19 +72,103 @@ def test_a_good_token_passes(bench: Bench) -> None:
 
 def test_defaults_fill_what_the_token_does_not_say(bench: Bench) -> None:
     """Without a tier in its token a customer has the default one, and the service is told so."""
-    answer = bench.documented.get(token=token(**{**GOOD, "customer_id": "tierless"}, customer_tier=None))
-    assert reserved(answer) == {**OURS, "x-genops-customer-id": "tierless", "x-genops-customer-tier": "free"}
+    answer = bench.documented.get(token=token(**{**GOOD, "customer_tier": None}))
+    assert reserved(answer) == {**OURS, "x-genops-customer-tier": "free"}
 
 
 STRANGER = minting.KeyPair(KEY.kid, KEY.algorithm, minting.ed_pair("stranger").private)
-BAD = {
-    "none": None,
-    "garbage": "not.a.token",
+BAD: dict[str, Callable[[], str]] = {
+    "garbage": lambda: "not.a.token",
     "expired": lambda: token(exp=int(time.time()) - 3600),
     "not yet valid": lambda: token(nbf=int(time.time()) + 3600),
     "wrong audience": lambda: token(aud="another-service"),
     "no audience": lambda: token(aud=None),
     "wrong issuer": lambda: token(iss="https://evil.test/"),
     "wrong key": lambda: token(STRANGER),
-    "no signature": lambda: token(minting.KeyPair(KEY.kid, KEY.algorithm, KEY.private)).rpartition(".")[0] + ".",
+    "no signature": lambda: token().rpartition(".")[0] + ".",
+    "too large": lambda: token(padding="x" * 20_000),
 }
+
+
+def test_without_a_token_nobody_passes(bench: Bench) -> None:
+    """A request without a token is challenged with 401, and never arrives."""
+    answer = bench.documented.get("/refused/none")
+    assert (answer.status, answer.headers["www-authenticate"]) == (401, 'Bearer realm="genops"')
+    assert answer.json["error"] == "unauthenticated"
+    assert "/refused/none" not in bench.service.targets
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_bad_token_does_not_pass(bench: Bench, kind: str) -> None:
+    """Whatever is wrong with a token, the answer is the same 401, to the byte: it tells nobody what."""
+    answer = bench.documented.get("/refused/bad", BAD[kind]())
+    assert answer.status == 401
+    assert answer.headers["www-authenticate"] == 'Bearer realm="genops", error="invalid_token"'
+    assert (answer.headers["content-type"], answer.headers["cache-control"]) == ("application/json", "no-store")
+    assert answer.body == b'{"error": "invalid_token", "message": "The bearer token is not valid."}'
+    assert answer.headers.keys() <= {"www-authenticate", "content-type", "cache-control", "content-length", *ENVOYS}
+    assert "/refused/bad" not in bench.service.targets
+
+
+ENVOYS = ("date", "server")
+"""What Envoy itself adds to an answer."""
+
+
+def test_two_credentials_are_none(bench: Bench) -> None:
+    """Of two Authorization fields neither is believed: the service might read the other one."""
+    twice = [("authorization", f"Bearer {token(**GOOD)}")] * 2
+    assert bench.documented.get("/refused/two", headers=twice).status == 401
+    assert "/refused/two" not in bench.service.targets
+
+
+def test_a_token_that_does_not_say_enough_is_forbidden(bench: Bench) -> None:
+    """Who is known, but not on whose account, is told 403: another token would help, this one never will."""
+    answer = bench.documented.get(token=token(project=None))
+    assert (answer.status, answer.json["error"]) == (403, "forbidden")
+    assert "www-authenticate" not in answer.headers
+
+
+def forged(spell: Callable[[str], str]) -> Fields:
+    """Every reserved name in one spelling, with a customer that is not the token's."""
+    return [(spell(f"x-genops-{name}"), "forged") for name in NAMES] + [(spell(f"x-{name}"), "forged") for name in SDK]
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_forged_headers_never_arrive(bench: Bench, spelling: str) -> None:
+    """A client's own reserved headers, however spelt, never reach the service, with and without Envoy's help."""
+    for gateway in (bench.documented, bench.bare):
+        answer = gateway.get("/v1/models", token(**GOOD), forged(SPELLINGS[spelling]))
+        assert answer.status == 200
+        assert reserved(answer) == OURS
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_open_routes_strip_too(bench: Bench, spelling: str) -> None:
+    """A route that needs no identity lets nobody claim one."""
+    for gateway in (bench.documented, bench.bare):
+        answer = gateway.get("/open", headers=forged(SPELLINGS[spelling]))
+        assert answer.status == 200
+        assert reserved(answer) == {}
+
+
+def test_repeated_forgeries_never_arrive(bench: Bench) -> None:
+    """A name that comes many times, in one spelling or in several, is replaced by our one value."""
+    fields = [*forged(str), *forged(str.title), *forged(str), *forged(SPELLINGS["underscores"])]
+    for gateway in (bench.documented, bench.bare):
+        assert reserved(gateway.get("/v1/models", token(**GOOD), fields)) == OURS
+
+
+@pytest.mark.parametrize("path", ["/open/", "/open/x", "/openx", "/OPEN", "/v1/../v1/open", "/open%2f..%2fv1"])
+def test_an_open_route_is_one_path(bench: Bench, path: str) -> None:
+    """Only the exact path of an open route needs no identity."""
+    assert bench.bare.get(path).status in (400, 401)
+    assert path not in bench.service.targets
+
+
+@pytest.mark.parametrize("sent", [[], ["\xff not an id"], ["one", "two"]], ids=["none", "unusable", "repeated"])
+def test_every_request_has_one_id(bench: Bench, sent: list[str]) -> None:
+    """Every request arrives with one request id, whatever the client sent."""
+    answer = bench.bare.get("/open", headers=[("x-request-id", value) for value in sent])
+    (found,) = [value for name, value in answer.arrived if name == "x-request-id"]
+    assert found
+    assert found not in sent

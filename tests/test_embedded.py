@@ -131,7 +131,7 @@ def test_embedded_store_dies_with_a_killed_parent(place: Path) -> None:
 def test_launcher_whose_parent_died_first_does_not_start(place: Path) -> None:
     """Where the parent died before the child could ask to be told, the child ends by itself."""
     command = (shutil.which("touch") or "", str(place / "started"))
-    launcher = (sys.executable, "-I", "-S", "-c", embedded._LAUNCH)
+    launcher = (sys.executable, "-I", "-S", "-c", embedded.LAUNCH)
     ended = subprocess.run((*launcher, str(os.getpid() + 1), *command), capture_output=True, check=False)
     assert ended.returncode == 1
     assert b"has died" in ended.stderr

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any, NoReturn, TypeVar
 
-from genops_extauth.embedded import _LAUNCH
+from genops_extauth.embedded import LAUNCH
 
 _T = TypeVar("_T")
 
@@ -73,7 +73,7 @@ async def running(
 ) -> AsyncIterator[Child]:
     """Run `command` until the context is left. Enter it in the main thread: the kernel watches the thread."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-I", "-S", "-c", _LAUNCH, str(os.getpid()), *command),
+        *(sys.executable, "-I", "-S", "-c", LAUNCH, str(os.getpid()), *command),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,

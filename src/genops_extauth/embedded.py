@@ -23,7 +23,7 @@ _PREFIX = "genops-valkey-"
 _LONGEST = 100
 """Bytes in a socket's path: sun_path has 104 on macOS, 108 on Linux (unix(7)), with a 0 at the end."""
 
-_LAUNCH = """
+LAUNCH = """
 import os, sys
 parent, command = int(sys.argv[1]), sys.argv[2:]
 if sys.platform == "linux":
@@ -166,7 +166,7 @@ class EmbeddedValkey:
 async def _launched(binary: Path, home: _Home) -> asyncio.subprocess.Process:
     with home.log.open("wb") as log:
         return await asyncio.create_subprocess_exec(
-            *(sys.executable, "-I", "-S", "-c", _LAUNCH, str(os.getpid())),
+            *(sys.executable, "-I", "-S", "-c", LAUNCH, str(os.getpid())),
             *(str(binary), *_OPTIONS, "--unixsocket", str(home.socket), "--dir", str(home.folder)),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=log,

@@ -178,13 +178,13 @@ class Gate:
             matches = [tree.match(domain, descriptor.entries) for descriptor in descriptors]
             asked = _asked(matches, descriptors, hits or 1)
             limited = _limited(matches, await self._store.acquire(asked) if asked else _NOTHING_ASKED)
+            self._observer.limited(limited, matches, self._clocks.monotonic() - started)
         except StoreUnavailable as error:
             self._observer.store_failed(error)
             raise
         except Exception as error:
             self._observer.failed(error)
             raise StoreUnavailable("internal error") from error
-        self._observer.limited(limited, matches, self._clocks.monotonic() - started)
         return limited
 
 

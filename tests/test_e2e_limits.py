@@ -1,0 +1,132 @@
+"""Through a real Envoy: limits by tier, which hold across Envoys and sidecars."""
+
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import pytest
+
+from gateway import Answer, Gateway, envoy, limits_only, upstream
+from sidecar import TRANSPORTS, Sidecar, serving, settings, token
+from stores import VALKEY, running
+
+BURST = 5
+"""What `settings` lets a free customer do at once; ten a day come back."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Two sidecars of one store. The first is asked by two Envoys, the second by another; `unauthorized` asks the first
+    for limits only."""
+
+    first: Gateway
+    first_too: Gateway
+    second: Gateway
+    unauthorized: Gateway
+
+
+@pytest.fixture(scope="module", params=TRANSPORTS)
+def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
+    with contextlib.ExitStack() as stack:
+        store = stack.enter_context(running(VALKEY)).url
+        configured = settings(server={"transport": request.param}, store={"url": store})
+        one, two = (stack.enter_context(serving(configured)) for _ in range(2))
+        service = stack.enter_context(upstream())
+        first, first_too, second = (
+            stack.enter_context(envoy(service, sidecar.grpc)) for sidecar in (one, one, two)
+        )
+        unauthorized = stack.enter_context(envoy(service, one.grpc, changes=[limits_only]))
+        yield Bench(first, first_too, second, unauthorized)
+
+
+@pytest.fixture
+def customer(request: pytest.FixtureRequest) -> str:
+    """A customer of this test alone."""
+    return str(abs(hash(request.node.nodeid)))
+
+
+def free(customer: str) -> str:
+    return token(customer_id=customer, customer_tier="free")
+
+
+def spent(ask: Callable[[], Answer], at_most: int = 20) -> int:
+    """How many requests pass until one does not."""
+    return len(list(itertools.takewhile(lambda answer: answer.status == 200, (ask() for _ in range(at_most)))))
+
+
+def test_a_free_customer_is_limited(bench: Bench, customer: str) -> None:
+    """A free customer has its burst, each answer telling what is left; then 429 says when to come again."""
+    told = [bench.first.get(token=free(customer)) for _ in range(BURST + 1)]
+    assert [answer.status for answer in told] == [200] * BURST + [429]
+    assert [answer.headers["x-ratelimit-remaining"] for answer in told] == ["4", "3", "2", "1", "0", "0"]
+    assert {answer.headers["x-ratelimit-limit"] for answer in told} == {"10"}
+    assert "retry-after" not in told[0].headers
+    # Ten come back in a day: one in 8640 seconds.
+    refused = told[-1].headers
+    assert refused["retry-after"] == refused["x-ratelimit-reset"]
+    assert 8_600 <= int(refused["retry-after"]) <= 8_640
+
+
+def test_a_premium_customer_is_not(bench: Bench, customer: str) -> None:
+    """A premium customer passes where a free one would not."""
+    premium = token(customer_id=customer, customer_tier="premium")
+    told = [bench.first.get(token=premium) for _ in range(4 * BURST)]
+    assert {answer.status for answer in told} == {200}
+    assert {answer.headers["x-ratelimit-limit"] for answer in told} == {"100000"}
+
+
+def test_customers_do_not_share(bench: Bench, customer: str) -> None:
+    """What one customer spends is not missing to another, also where names differ by a byte."""
+    assert spent(lambda: bench.first.get(token=free(customer))) == BURST
+    assert spent(lambda: bench.first.get(token=free(customer + "."))) == BURST
+
+
+def test_an_unknown_tier_is_the_default_tier(bench: Bench, customer: str) -> None:
+    """A tier that nobody configured is limited as the default one, and in its bucket."""
+    assert spent(lambda: bench.first.get(token=token(customer_id=customer, customer_tier="platinum"))) == BURST
+    assert spent(lambda: bench.first.get(token=free(customer))) == 0
+
+
+def test_nobody_is_limited_by_address(bench: Bench) -> None:
+    """Without identity the client's address has a bucket, which no header of the client changes."""
+    for number in range(60):
+        headers = [("x-forwarded-for", f"198.51.100.{number}"), ("x-genops-customer-id", f"c{number}")]
+        assert bench.second.get("/open", headers=headers).status == 200
+    assert bench.second.get("/open").status == 429
+
+
+def test_refused_requests_cost_nothing(bench: Bench, customer: str) -> None:
+    """Who is refused by identity spends nobody's quota."""
+    for _ in range(2 * BURST):
+        assert bench.first.get(token=token(customer_id=customer, customer_tier="free", exp=1)).status == 401
+    assert spent(lambda: bench.first.get(token=free(customer))) == BURST
+
+
+@pytest.mark.parametrize("others", [["first_too"], ["second"], ["first_too", "second"]], ids="-".join)
+def test_a_limit_holds_everywhere(bench: Bench, customer: str, others: list[str]) -> None:
+    """Two Envoys at one sidecar, two sidecars at one store, all at once: together they let one burst pass."""
+    gateways = [bench.first, *(getattr(bench, name) for name in others)]
+    asking = [gateway for gateway in gateways for _ in range(2 * BURST)]
+    mine = free(customer)
+    with ThreadPoolExecutor(len(asking)) as threads:
+        statuses = list(threads.map(lambda gateway: gateway.get(token=mine).status, asking))
+    assert sorted(statuses) == [200] * BURST + [429] * (len(asking) - BURST)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [b"caf\xe9", b"\xff", b"\xc0\xaf", b"\xed\xa0\x80", b"\xf5\x80\x80\x80", b"end\xc3", b"x" * 5_000 + b"\xff"],
+    ids=["latin-1", "no first byte", "overlong", "surrogate", "beyond Unicode", "cut short", "long"],
+)
+def test_bytes_that_are_no_text_are_limited(bench: Bench, customer: str, value: bytes) -> None:
+    """A header that is not UTF-8 meets the limit as any other: it neither fails the call nor finds another bucket."""
+    assert spent(lambda: bench.unauthorized.get(headers=[("x-account", customer.encode() + value)])) == BURST
+
+
+def test_the_client_is_told_only_what_is_configured(bench: Bench) -> None:
+    """A request that meets no limit has no headers of one."""
+    answer = bench.unauthorized.get(headers=[])
+    assert answer.status == 200
+    assert not [name for name in answer.headers if name.startswith("x-ratelimit")]
