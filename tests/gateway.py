@@ -65,6 +65,7 @@ class Upstream:
 
         class Echo(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            wbufsize = -1  # One segment an answer: two would wait 40 ms for each other (RFC 1122, 4.2.3.2).
 
             def do_GET(self) -> None:
                 targets.append(self.path)

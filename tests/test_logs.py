@@ -179,6 +179,19 @@ def test_libraries(logged: Logged, monkeypatch: pytest.MonkeyPatch) -> None:
     ]
 
 
+def test_library_flood(logged: Logged) -> None:
+    """A library that floods its log, as aiohttp does when sent garbage, is thinned out."""
+    library = logging.getLogger("aiohttp.server")
+
+    def write(log: FilteringBoundLogger) -> None:
+        with standard_logging(log):
+            for _ in range(1000):
+                library.error("Error handling request")
+
+    # More than 109 where the loop saw a new second begin.
+    assert logged(write).count("\n") in range(109, 500)
+
+
 def test_instances_are_apart(tmp_path: Path) -> None:
     """Two logs in one process keep their own files, styles and levels."""
     paths = [tmp_path / "a", tmp_path / "b"]

@@ -1,24 +1,12 @@
-import json
-import os
 import timeit
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import generate_latest
-from prometheus_client.parser import text_string_to_metric_families
 
 from genops_extauth.bucket import shape
-from genops_extauth.cache import CacheStatistics
-from genops_extauth.counting import Counter, Histogram
 from genops_extauth.limits import Match, Rule
-from genops_extauth.log_sink import LogStatistics
-from genops_extauth.logs import Level, open_log
-from genops_extauth.metrics import KeysNow, Metrics
 from genops_extauth.model import (
     Allowed,
     CurrentLimit,
@@ -32,38 +20,11 @@ from genops_extauth.model import (
     Request,
     StoreUnavailable,
 )
-from genops_extauth.telemetry import Telemetry
-from genops_extauth.tokens import Statistics
+from observed import ISSUER, Sidecar
 
-ISSUER = "https://auth.example.com"
 TOKEN = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJhbGljZSJ9.c2lnbmF0dXJl"
 REQUEST = Request("GET", "/v1/models", "api.example.com", {"authorization": b"Bearer " + TOKEN.encode()})
 ALICE = Identity(ISSUER, "alice", {"customer_id": "alice", "team": "ml", "project": "chat"}, 2e9)
-
-
-class Sidecar:
-    """Telemetry with a registry and a log of its own; `now` is its clock."""
-
-    def __init__(self, path: Path, level: Level) -> None:
-        self.now = 100.0
-        self.path = path
-        self.registry = CollectorRegistry()
-        self.metrics = Metrics(self.registry, wall=lambda: self.now)
-        self.metrics.configured(["free", "premium"], [ISSUER])
-        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT)
-        self._sink, log = open_log(self._fd, level=level)
-        self.telemetry = Telemetry(self.metrics, log, clock=lambda: self.now)
-
-    def value(self, name: str, **labels: str) -> float | None:
-        return self.registry.get_sample_value(name, labels)
-
-    def lines(self) -> list[dict[str, Any]]:
-        """Everything logged; the log is closed by it."""
-        if self._fd >= 0:
-            self._sink.close()
-            os.close(self._fd)
-            self._fd = -1
-        return [json.loads(line) for line in self.path.read_text().splitlines()]
 
 
 @pytest.fixture
@@ -320,71 +281,6 @@ def test_reloads(sidecar: Sidecar) -> None:
         ("error", "config_refused"),
         ("info", "config_reloaded"),
     ]
-
-
-def test_new_names_after_reload(sidecar: Sidecar) -> None:
-    """After a reload new tiers and issuers have series of their own, and former counts stay."""
-    sidecar.metrics.limited("free", 0.001, over=False)
-    sidecar.metrics.configured(["gold"], ["https://new"])
-    sidecar.metrics.limited("gold", 0.001, over=False)
-    sidecar.metrics.limited("free", 0.001, over=False)
-    assert sidecar.value("genops_rate_limit_total", code="ok", tier="gold") == 1
-    assert sidecar.value("genops_rate_limit_total", code="ok", tier="free") == 1
-    assert sidecar.value("genops_rate_limit_total", code="ok", tier="other") == 1
-    assert sidecar.value("genops_jwks_fetch_total", issuer="https://new", result="ok") == 0
-
-
-def test_readings(sidecar: Sidecar) -> None:
-    """Keys, caches and the log's losses are read when Prometheus asks; an age that nobody knows is not exported."""
-    keys = {ISSUER: KeysNow(2, 12.5), "https://down": KeysNow(0, None)}
-    sidecar.metrics.watch_keys(lambda: keys)
-    sidecar.metrics.watch_token_caches(lambda: Statistics(CacheStatistics(3, 900, 7, 5), CacheStatistics(1, 400, 0, 2)))
-    sidecar.metrics.watch_log(lambda: LogStatistics(queued=1, dropped=4))
-    assert sidecar.value("genops_jwks_keys", issuer="https://down") == 0
-    assert sidecar.value("genops_jwks_age_seconds", issuer="https://down") is None
-    assert sidecar.value("genops_jwks_age_seconds", issuer=ISSUER) == 12.5
-    assert sidecar.value("genops_token_cache_entries", cache="verified") == 3
-    assert sidecar.value("genops_token_cache_bytes", cache="refused") == 400
-    assert sidecar.value("genops_token_cache_hits_total", cache="verified") == 7
-    assert sidecar.value("genops_token_cache_misses_total", cache="refused") == 2
-    assert sidecar.value("genops_log_dropped_total") == 4
-    keys[ISSUER] = KeysNow(3, 0.5)
-    assert sidecar.value("genops_jwks_keys", issuer=ISSUER) == 3
-
-
-def test_what_prometheus_reads(sidecar: Sidecar) -> None:
-    """Every metric is ours or the process's, documented, and bounded: no label but those of a short list."""
-    sidecar.telemetry.checked(allowed())
-    families = list(text_string_to_metric_families(generate_latest(sidecar.registry).decode()))
-    assert {family.name for family in families} >= {"genops_check", "genops_build_info", "process_open_fds"}
-    for family in families:
-        assert family.name.startswith(("genops_", "process_"))
-        assert family.documentation
-    labels = {label for family in families for sample in family.samples for label in sample.labels}
-    assert labels == {"verdict", "reason", "code", "tier", "kind", "issuer", "result", "le", "version", "python"}
-
-
-@given(st.lists(st.floats(0, 10)))
-def test_histogram(durations: list[float]) -> None:
-    """Each bucket counts the durations up to its bound, the bound included, and the last one counts all."""
-    bounds = (0.0, 0.5, 1.0, 5.0)
-    histogram = Histogram("h", "h.", bounds)
-    for seconds in durations:
-        histogram.observe(seconds)
-    samples = {(s.name, s.labels.get("le")): s.value for family in histogram.collect() for s in family.samples}
-    for bound in bounds:
-        assert samples["h_bucket", str(bound)] == sum(seconds <= bound for seconds in durations)
-    assert samples["h_bucket", "+Inf"] == samples["h_count", None] == len(durations)
-    assert samples["h_sum", None] == pytest.approx(sum(durations))
-
-
-def test_labels_are_bounded() -> None:
-    """A counter refuses a series that nobody has declared."""
-    counter = Counter("c", "c.", ("kind",))
-    counter.expect([("known",)])
-    counter.add(("known",))
-    with pytest.raises(KeyError):
-        counter.add(("chosen by a client",))
 
 
 def test_instances_are_apart(tmp_path: Path) -> None:

@@ -40,20 +40,20 @@ async def serve(config: Config, path: Path | None, environ: Mapping[str, str]) -
     transport = choose_transport(config.server.transport)
     async with AsyncExitStack() as stack:
         sink, log = logs.open_log(sys.stdout.fileno(), style=config.log.format, level=config.log.level)
-        stack.callback(sink.close)
+        stack.push_async_callback(asyncio.to_thread, sink.close)  # it waits for whoever reads the log
         stack.enter_context(logs.standard_logging(log))
         metrics = Metrics(registry := CollectorRegistry())
+        metrics.configured(config.tiers, [entry.issuer for entry in config.identity.jwt])
         telemetry = Telemetry(metrics, log)
 
         store = await _open_store(config, stack)
         generations = await stack.enter_async_context(Generations(partial(_tell_fetch, telemetry)))
         gate = _gate(await generations.build(config), store, telemetry)
-        metrics.configured(config.tiers, generations.sources)
         metrics.watch_keys(partial(_keys_now, generations))
         metrics.watch_token_caches(lambda: gate.generation.verifier.statistics())  # noqa: PLW0108 - the generation changes
         metrics.watch_log(sink.statistics)
 
-        face = Face(gate, headers=config.rate_limits.headers)
+        face = Face(gate)
         grpc_server = GrpcServer(face.handlers(), str(config.server.grpc), transport)
         health = Health(lambda: generations.ready, store.ping, partial(_tell, grpc_server), log)
         http_server = HttpServer(http_face.app(health.readiness, registry), str(config.server.http))

@@ -8,7 +8,6 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NoReturn
 
@@ -20,6 +19,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from genops_extauth import __version__, app, config, demo, explain
 from genops_extauth.embedded import EmbeddedValkeyError
 from genops_extauth.grpc_face import request_of
+from genops_extauth.notation import store_url
 from genops_extauth.server import ListenError
 
 _CONFIG = click.option(
@@ -61,7 +61,7 @@ def demo_command(*, once: bool) -> None:
 @_CONFIG
 def check_config(path: Path | None) -> None:
     """Validate the configuration and say what it means; every error at once, exit code 2."""
-    click.echo("\n".join(summary(_load(path))))
+    click.echo("\n".join(config.summary(_load(path))))
 
 
 @main.command()
@@ -77,14 +77,16 @@ def schema() -> None:
 @click.option("--host", default="", help="The request's host.")
 @click.option("--headers", type=click.File("rb"), help="A file of lines `Name: value`; - is standard input.")
 @click.option("--token", "wants_token", is_flag=True, help="Read a bearer token from standard input.")
+@click.option("--store", metavar="URL", help="Look at buckets there: the URL in a running sidecar's `listening` line.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def explain_command(
     path: Path | None,
+    *,
     method: str,
     target: str,
     host: str,
     headers: BinaryIO | None,
-    *,
+    store: str | None,
     wants_token: bool,
     as_json: bool,
 ) -> None:
@@ -95,9 +97,9 @@ def explain_command(
     """
     fields = _fields(headers.read() if headers else b"")
     if wants_token:
-        fields.append((b"authorization", b"Bearer " + sys.stdin.buffer.read().strip()))
+        fields.append((b"authorization", b"Bearer " + _token()))
     request = request_of(method, target, host, fields)
-    told = asyncio.run(explain.explain(_load(path), request))
+    told = asyncio.run(explain.explain(_load(path), request, store=_store(store)))
     click.echo(json.dumps(told.document(), indent=2) if as_json else "\n".join(told.lines()))
     sys.exit(told.refused is not None)
 
@@ -106,11 +108,30 @@ def _fields(lines: bytes) -> list[tuple[bytes, bytes]]:
     fields = []
     for number, line in enumerate(lines.splitlines(), start=1):
         name, colon, value = line.partition(b":")
-        if line.strip() and not colon:
-            _fail(f"line {number} of the headers has no colon; write Name: value")
+        if line.strip() and not (colon and name.strip()):
+            _fail(f"line {number} of the headers is no header; write Name: value")
         if colon:
             fields.append((name.strip(), value.strip()))
     return fields
+
+
+def _token() -> bytes:
+    token = sys.stdin.buffer.read().strip()
+    if not token:
+        _fail("no token came on standard input; send it there, and put headers into a file")
+    return token
+
+
+def _store(text: str | None) -> str | None:
+    if text is None:
+        return None
+    try:
+        url = store_url(text)
+    except ValueError as error:
+        _fail(f"--store: {error}")
+    if url.password is not None:
+        _fail("--store: leave the password out, every process can read it here; store.password_file is used")
+    return url.url
 
 
 @main.command()
@@ -119,7 +140,8 @@ def _fields(lines: bytes) -> list[tuple[bytes, bytes]]:
 @click.option("--timeout", default=2.0, show_default=True, help="Seconds to wait.")
 def health(address: str, service: str, timeout: float) -> None:
     """Ask a running sidecar for its gRPC health; exit code 0 when SERVING, 1 otherwise."""
-    with grpc.insecure_channel(address) as channel:
+    # Not through a proxy that the environment names for what is outside.
+    with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
         status = ask_health(channel, service, timeout)
     click.echo(status)
     sys.exit(status != "SERVING")
@@ -134,23 +156,6 @@ def ask_health(channel: grpc.Channel, service: str, timeout: float) -> str:
         return "SERVICE_UNKNOWN" if error.code() is grpc.StatusCode.NOT_FOUND else "UNREACHABLE"
     name: str = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
     return name
-
-
-def summary(settings: config.Config) -> Iterator[str]:
-    """Say what a configuration means, a line each."""
-    yield f"listens   gRPC {settings.server.grpc}, HTTP {settings.server.http}, transport {settings.server.transport}"
-    yield f"store     {settings.store.url}, answers within {settings.store.timeout:g} s"
-    for entry in settings.identity.jwt:
-        where = entry.keys.jwks_uri or entry.keys.public_key_file or f"${entry.keys.public_key_env}"
-        grants = ", ".join(entry.tiers) if entry.tiers else "every tier"
-        yield f"issuer    {entry.issuer} ({', '.join(entry.algorithms)}; keys {where}; may grant {grants})"
-    for name, tier in settings.tiers.items():
-        default = "; also for an unknown or missing tier" if name == settings.default_tier else ""
-        yield f"tier      {name}: {tier.limit}, at most {tier.burst or tier.limit.requests} at once{default}"
-    anonymous = settings.rate_limits.anonymous
-    yield f"tier      without identity, by address: {anonymous.limit}"
-    for route in settings.routes:
-        yield f"open      {', '.join(route.methods)} {route.path}"
 
 
 def _load(path: Path | None) -> config.Config:

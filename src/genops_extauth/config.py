@@ -54,7 +54,10 @@ _RESTART_ONLY = (
     ("store", "url"),
     ("store", "password"),
     ("store", "timeout"),
-    ("store", "key_prefix"),
+    ("server", "drain_delay"),
+    ("server", "shutdown_grace"),
+    ("log", "level"),
+    ("log", "format"),
 )
 
 
@@ -135,7 +138,7 @@ def json_schema() -> JsonSchemaValue:
 
 
 def restart_only(old: Config, new: Config) -> tuple[str, ...]:
-    """The settings that differ and take effect only after a restart: what is listened on, and the store."""
+    """The settings that differ and take effect only after a restart: addresses, the store, the log, how it stops."""
     return tuple(
         f"{section}.{name}"
         for section, name in _RESTART_ONLY

@@ -1,7 +1,7 @@
 """The path one request takes, step by step, by the very code that decides.
 
 Nothing is consumed: buckets are looked at. The checks stand in the order in which `gate`, `tokens` and `policy` make
-them, so those before the one that refused have passed, and those after it were not made.
+them, so those before the one that refused have passed, and those after it were not made. On an open route most are not.
 """
 
 import time
@@ -13,29 +13,47 @@ from genops_extauth.bucket import Answer, Hit, Level
 from genops_extauth.gate import Clocks, Gate
 from genops_extauth.generations import Generations
 from genops_extauth.limits import CUSTOMER_KEY, TIER_KEY, Match, Tree
+from genops_extauth.logs import clean
 from genops_extauth.model import Allowed, Denied, Grant, Limited, Outcome, Reason, Request, StoreUnavailable
-from genops_extauth.policy import DENIALS, NOBODY
+from genops_extauth.policy import DENIALS
 from genops_extauth.redis_store import RedisStore
 from genops_extauth.settings import Config
 
-CHECKS: Mapping[str, frozenset[Reason]] = {
+_RESERVED_NAME = (Reason.REQUEST_MALFORMED, "the name of a reserved header")
+
+CHECKS: Mapping[str, frozenset[Reason | tuple[Reason, str]]] = {
     "credential: one bearer token": frozenset(
         {Reason.CREDENTIALS_MISSING, Reason.CREDENTIALS_AMBIGUOUS, Reason.CREDENTIALS_UNSUPPORTED}
     ),
     "token: size and compact form": frozenset({Reason.TOKEN_TOO_LARGE, Reason.TOKEN_MALFORMED}),
     "token: header": frozenset({Reason.TOKEN_HEADER_REFUSED}),
-    "token: claims are well formed": frozenset({Reason.TOKEN_CLAIMS_MALFORMED}),
+    "token: claims can be read": frozenset({Reason.TOKEN_CLAIMS_MALFORMED}),
     "token: issuer is configured": frozenset({Reason.TOKEN_ISSUER_UNKNOWN}),
     "token: algorithm is the issuer's": frozenset({Reason.TOKEN_ALGORITHM_REFUSED}),
-    "token: audience is ours": frozenset({Reason.TOKEN_AUDIENCE_WRONG}),
-    "token: valid now": frozenset({Reason.TOKEN_EXPIRED, Reason.TOKEN_NOT_YET_VALID}),
-    "token: key is known": frozenset({Reason.TOKEN_KEY_UNKNOWN, Reason.KEYS_UNAVAILABLE}),
+    "token: names a subject": frozenset({(Reason.TOKEN_CLAIMS_MALFORMED, "sub")}),
+    "token: audience is ours": frozenset({Reason.TOKEN_AUDIENCE_WRONG, (Reason.TOKEN_CLAIMS_MALFORMED, "aud")}),
+    "token: valid now": frozenset(
+        {Reason.TOKEN_EXPIRED, Reason.TOKEN_NOT_YET_VALID}
+        | {(Reason.TOKEN_CLAIMS_MALFORMED, claim) for claim in ("exp", "nbf", "iat")}
+    ),
+    "token: key is known": frozenset(
+        {
+            Reason.TOKEN_KEY_UNKNOWN,
+            Reason.KEYS_UNAVAILABLE,
+            (Reason.TOKEN_ALGORITHM_REFUSED, "its key is for another algorithm"),
+        }
+    ),
     "token: signature": frozenset({Reason.TOKEN_SIGNATURE_WRONG}),
     "identity: attributes are usable": frozenset({Reason.ATTRIBUTE_UNUSABLE}),
     "identity: tier is the issuer's to grant": frozenset({Reason.TIER_NOT_GRANTED}),
     "request: well formed": frozenset({Reason.REQUEST_MALFORMED, Reason.REQUEST_INCONSISTENT}),
     "identity: required attributes": frozenset({Reason.ATTRIBUTE_MISSING}),
+    "request: names of reserved headers": frozenset({_RESERVED_NAME}),
 }
+"""Each check with its refusals: a reason, or one of its details where a reason has several places."""
+
+_OPEN = "route: open to everybody"
+_CHECKS_WHERE_OPEN = (_OPEN, "request: well formed", "request: names of reserved headers")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +98,12 @@ class Explanation:
         if self.allowed is not None:
             grant = self.allowed.grant
             removed = [*grant.removed, *self.allowed.aliases]
-            document |= {"headers": dict(grant.headers), "headers_to_remove": removed}
+            document |= {"identity": _who(grant), "headers": dict(grant.headers), "headers_to_remove": removed}
         return document | {"buckets": [_bucket_document(bucket) for bucket in self.buckets]}
+
+
+def _who(grant: Grant) -> dict[str, str] | None:
+    return None if grant.identity is None else {"issuer": grant.identity.issuer, "subject": grant.identity.subject}
 
 
 def _bucket_document(bucket: Bucket) -> dict[str, object]:
@@ -91,7 +113,9 @@ def _bucket_document(bucket: Bucket) -> dict[str, object]:
 
 def _told(allowed: Allowed) -> Iterator[str]:
     identity = allowed.grant.identity
-    yield "identity none: an open route" if identity is None else f"identity {identity.subject} of {identity.issuer}"
+    # A subject is what the token says, any text. What else is told of a client has passed a check of its own.
+    who = "none: an open route" if identity is None else f"{clean(identity.subject)} of {identity.issuer}"
+    yield f"identity {who}"
     yield from (f"set      {name}: {value}" for name, value in allowed.grant.headers)
     yield from (f"remove   {name} (sent by the client)" for name in allowed.aliases)
     yield f"remove   {', '.join(allowed.grant.removed)} (always)"
@@ -104,46 +128,58 @@ def _state(bucket: Bucket) -> str:
     return f"{verdict}, {'full' if bucket.level.fits else 'passes'} in {bucket.level.reset} s"
 
 
-async def explain(config: Config, request: Request) -> Explanation:
-    """Follow one request through a configuration. Keys are fetched, and buckets looked at, where it says."""
+async def explain(config: Config, request: Request, *, store: str | None = None) -> Explanation:
+    """Follow one request through a configuration. Keys are fetched where it says.
+
+    Buckets are looked at where it says, or in the `store` at a URL: nobody else knows where a running sidecar's
+    embedded one is.
+    """
     async with Generations(observe=lambda _issuer, _fetched: None) as generations:
         generation = await generations.build(config)
         clocks = Clocks(time.time, time.monotonic)
         gate = Gate(generation, _Unseen(), clocks, _Unseen(), new_id=lambda: str(uuid.uuid4()))
         verdict = (await gate.check(request, lambda: None)).verdict
+    checks = _CHECKS_WHERE_OPEN if generation.policy.is_open(request) else tuple(CHECKS)
     if isinstance(verdict, Denied):
-        return _refusal(verdict)
-    passed = ("route: open to everybody",) if verdict.grant is NOBODY else tuple(CHECKS)
-    return Explanation(passed, None, "", verdict, await _buckets(generation.tree, config, verdict.grant))
+        return _refusal(verdict, checks)
+    return Explanation(checks, None, "", verdict, await _buckets(generation.tree, config, verdict.grant, store))
 
 
-def _refusal(denied: Denied) -> Explanation:
-    names = list(CHECKS)
-    failed = next((place for place, name in enumerate(names) if denied.reason in CHECKS[name]), len(names))
-    check = names[failed] if failed < len(names) else "decision"
-    return Explanation(tuple(names[:failed]), denied, check, None, ())
+def _refusal(denied: Denied, checks: Sequence[str]) -> Explanation:
+    for refusal in ((denied.reason, denied.detail), denied.reason):
+        for place, check in enumerate(checks):
+            if refusal in CHECKS.get(check, ()):
+                return Explanation(tuple(checks[:place]), denied, check, None, ())
+    return Explanation((), denied, "decision", None, ())
 
 
-async def _buckets(tree: Tree, config: Config, grant: Grant) -> tuple[Bucket, ...]:
+async def _buckets(tree: Tree, config: Config, grant: Grant, url: str | None) -> tuple[Bucket, ...]:
     """Look at the bucket of an identity: that of a descriptor (customer_tier, customer_id)."""
     facts = {name.encode(): value.encode() for name, value in grant.metadata}
     entries = [(key, facts[key]) for key in (TIER_KEY, CUSTOMER_KEY) if key in facts]
     met = tree.match(config.rate_limits.domain.encode(), entries)
     if met is None:
         return ()
-    key, tier = met.key.decode(), met.rule.limit.name
-    if config.store.url == "embedded:":
-        return (Bucket(tier, key, None, "its level is known to the running sidecar only: the store is embedded in it"),)
+    level, note = await _level(config, url or config.store.url, Hit(met.key, met.rule.shape, 1))
+    return (Bucket(met.rule.limit.name, met.key.decode(), level, note),)
+
+
+async def _level(config: Config, url: str, hit: Hit) -> tuple[Level | None, str]:
+    """Look at one bucket; without its level, say why."""
+    if url == "embedded:":
+        return None, _EMBEDDED
     password = config.store.password
     secret = None if password is None else password.get_secret_value()
-    store = RedisStore(config.store.url, password=secret, timeout=config.store.timeout)
+    store = RedisStore(url, password=secret, timeout=config.store.timeout)
     try:
-        answer = await store.peek([Hit(met.key, met.rule.shape, 1)])
+        return (await store.peek([hit])).levels[0], ""
     except StoreUnavailable as error:
-        return (Bucket(tier, key, None, str(error)),)
+        return None, str(error)
     finally:
         await store.close()
-    return (Bucket(tier, key, answer.levels[0]),)
+
+
+_EMBEDDED = "its level is in the running sidecar's own store: add --store with the URL in its `listening` line"
 
 
 class _Unseen:

@@ -71,11 +71,16 @@ class Observer(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Generation:
-    """Everything a reload replaces. `refresh` asks for newer keys of an issuer, by its name; True when they changed."""
+    """Everything a reload replaces.
+
+    `headers`: whether clients are told of their limits. `refresh` asks for newer keys of an issuer, by its name; True
+    when they changed.
+    """
 
     verifier: Verifier
     policy: Policy
     tree: Tree
+    headers: bool = True
     refresh: Mapping[str, _Refresh] = field(default_factory=dict)
     grants: Callable[[Identity], Grant] = field(init=False)
 

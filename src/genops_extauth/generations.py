@@ -67,6 +67,7 @@ class Generations:
             Verifier(_issuer(entry, wanted[entry.issuer]) for entry in config.identity.jwt),
             policy_of(config),
             tree_of(config),
+            config.rate_limits.headers,
             {name: client.refreshed for name, client in remote.items()},
         )
         self.sources = wanted

@@ -52,10 +52,9 @@ _GRANTS_KEPT = 16_384  # as many as a gate's generation keeps
 
 @dataclass(frozen=True, slots=True)
 class Face:
-    """The handlers of both services. `headers`: whether clients are told of their limits."""
+    """The handlers of both services."""
 
     gate: Gate
-    headers: bool = True
 
     async def check(self, body: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
         """Answer envoy.service.auth.v3.Authorization/Check. Never raises, never aborts."""
@@ -77,7 +76,7 @@ class Face:
             limited = await self.gate.limit(*asked)
         except StoreUnavailable as error:
             await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
-        return write_limited(limited, headers=self.headers)
+        return write_limited(limited, headers=self.gate.generation.headers)
 
     def handlers(self) -> dict[str, dict[str, "grpc.RpcMethodHandler[bytes, bytes]"]]:
         """All methods by service, with no (de)serialiser: bytes in, bytes out."""

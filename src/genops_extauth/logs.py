@@ -16,6 +16,7 @@ import structlog
 from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
 
 from genops_extauth.log_sink import LogSink
+from genops_extauth.sampler import Sampler
 
 Style = Literal["json", "console"]
 Level = Literal["debug", "info", "warning", "error"]
@@ -131,13 +132,16 @@ def open_log(fd: int, *, style: Style = "json", level: Level = "info") -> tuple[
 
 
 class _Bridge(logging.Handler):
-    """Hands the standard library's records to our log."""
+    """Hands records of the standard library to our log, thinned out: aiohttp tells every bad request's traceback."""
 
     def __init__(self, log: FilteringBoundLogger) -> None:
         super().__init__(logging.WARNING)
         self._log = log
+        self._sampler = Sampler()
 
     def emit(self, record: logging.LogRecord) -> None:
+        if self._sampler.admit(record.name) is None:
+            return
         try:
             text = record.getMessage()
         except Exception:  # noqa: BLE001 - a library's bad format string; logging would print it, raw, to stderr

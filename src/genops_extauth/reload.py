@@ -42,7 +42,9 @@ class Reloader:
         self._metrics = metrics
         self._telemetry = telemetry
         self._log = log
+        self._refused = False
         self._asked = asyncio.Event()
+        self._moved = asyncio.Event()
 
     def ask(self) -> None:
         """Reload as soon as possible; several asks before that are one."""
@@ -63,29 +65,29 @@ class Reloader:
         try:
             new = await asyncio.to_thread(config.load, self._path, self._environ)
         except config.ConfigError as error:
-            self._telemetry.reloaded(error="; ".join(str(problem) for problem in error.problems))
+            self._refused = True
+            self._telemetry.reloaded(error="; ".join(map(str, error.problems)))
             return
-        if new == self._current and _pems(new) == _pems(self._current):
+        if new == self._current and not self._refused:
             return
-        fixed = config.restart_only(self._current, new)
-        if fixed:
+        if fixed := config.restart_only(self._current, new):
             self._log.warning("restart_needed", settings=", ".join(fixed))
+        self._metrics.configured(new.tiers, [entry.issuer for entry in new.identity.jwt])
         self._gate.generation = await self._generations.build(new)
-        self._metrics.configured(new.tiers, self._generations.sources)
-        self._current = new
+        self._current, self._refused = new, False
+        self._moved.set()
         self._telemetry.reloaded()
 
     async def _watch_files(self) -> None:
         """Watch folders, not files: editors and Kubernetes replace a file (and the link to it) rather than write it."""
-        folders = {path.parent for path in self._files()}
-        async for _ in watchfiles.awatch(*folders, watch_filter=None, recursive=False, debounce=200):
-            self.ask()
+        while True:
+            folders = {file.parent for file in self._files()}
+            self._moved.clear()
+            self.ask()  # What changed while nobody watched is found by looking; a file that did not is passed over.
+            async for _ in watchfiles.awatch(*folders, watch_filter=None, recursive=False, stop_event=self._moved):
+                self.ask()
 
     def _files(self) -> set[Path]:
         path = (self._path or Path()).absolute()
         named = [entry.keys.public_key_file for entry in self._current.identity.jwt]
         return {path, *(path.parent / name for name in named if name)}
-
-
-def _pems(settings: Config) -> list[bytes | None]:
-    return [entry.keys.pem for entry in settings.identity.jwt]

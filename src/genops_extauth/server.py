@@ -104,7 +104,7 @@ class HttpServer:
         try:
             await self._site().start()
         except OSError as error:
-            raise ListenError(f"server.http: cannot listen on {self._address}: {error.strerror}") from error
+            raise ListenError(f"server.http: cannot listen on {self._address}: {_TAKEN}") from error
         if self._address.startswith("unix:"):
             return self._address
         return f"{self._address.rpartition(':')[0]}:{self._runner.addresses[0][1]}"
@@ -131,11 +131,16 @@ def _native_server() -> grpc.aio.Server:
 def refuse_taken(address: str) -> None:
     """Raise `ListenError` where somebody listens on `address` already; remove the socket file of one who died.
 
-    Both transports would take over a live unix socket without a word.
+    Both transports would take over a live unix socket without a word. A file that is no socket refuses connections
+    too: it is left alone, whatever a configuration with a slip of the pen names.
     """
     if not address.startswith("unix:"):
         return
     path = Path(address.removeprefix("unix:"))
+    if not path.parent.is_dir():
+        raise ListenError(f"{address}: there is no folder {path.parent}; make it, or choose another path")
+    if path.exists() and not path.is_socket():
+        raise ListenError(f"{address}: a file that is no socket stands there; choose another path")
     with contextlib.closing(socket.socket(socket.AF_UNIX)) as probe:
         try:
             probe.connect(str(path))
