@@ -1,0 +1,304 @@
+"""The sequence of a decision, with real tokens and the reference's buckets; time and keys are the test's."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import pytest
+
+from buckets import Book
+from genops_extauth.bucket import Answer, Hit, shape
+from genops_extauth.gate import Clocks, Gate, Generation, bearer_token
+from genops_extauth.keyset import KeySet, parse_jwks
+from genops_extauth.limits import Match, Rule, tier_tree
+from genops_extauth.model import (
+    Allowed,
+    CurrentLimit,
+    Denied,
+    Descriptor,
+    Limited,
+    Outcome,
+    Reason,
+    Request,
+    StoreUnavailable,
+)
+from genops_extauth.policy import NOBODY, Policy
+from genops_extauth.publickey import ALGORITHMS
+from genops_extauth.tokens import Issuer, Verifier
+from minting import NOW, claims, ec_pair, ed_pair, jwks, token, trusted
+
+GOOD = token(ed_pair(), claims())
+POLICY = Policy(frozenset({("GET", "/healthz")}), ("team",), {"customer_tier": "free"})
+TREE = tier_tree(
+    "genops", {"free": Rule(CurrentLimit(3, "hour", "free"), shape(3, 3600), 3600)}, "free", None, "genops"
+)
+CUSTOMER = Descriptor(((b"customer_tier", b"free"), (b"customer_id", b"acme")))
+
+
+@dataclass
+class Seen:
+    """An observer that keeps what it is told."""
+
+    outcomes: list[Outcome] = field(default_factory=list)
+    limits: list[Limited] = field(default_factory=list)
+    errors: list[Exception] = field(default_factory=list)
+
+    def checked(self, outcome: Outcome) -> None:
+        self.outcomes.append(outcome)
+
+    def limited(self, limited: Limited, matches: Sequence[Match | None], seconds: float) -> None:
+        assert len(matches) == len(limited.statuses)
+        assert seconds >= 0
+        self.limits.append(limited)
+
+    def store_failed(self, error: StoreUnavailable) -> None:
+        self.errors.append(error)
+
+    def failed(self, error: Exception) -> None:
+        self.errors.append(error)
+
+
+class Memory:
+    """The reference's buckets as a store; `error` is raised in place of an answer."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self._book = Book()
+        self._error = error
+
+    async def acquire(self, hits: Sequence[Hit]) -> Answer:
+        if self._error is not None:
+            raise self._error
+        return self._book.acquire(hits, int(NOW * 1e6))
+
+    async def peek(self, hits: Sequence[Hit]) -> Answer:
+        return self._book.peek(hits, int(NOW * 1e6))
+
+
+class Rotating:
+    """Keys of an issuer that publishes `pair` when asked to refresh, after `gate` opens."""
+
+    def __init__(self, now: KeySet | None, later: KeySet | None = None) -> None:
+        self._now = now
+        self._later = later
+        self.gate = asyncio.Event()
+        self.asked = 0
+
+    def current(self) -> KeySet | None:
+        return self._now
+
+    async def refreshed(self) -> bool:
+        self.asked += 1
+        await self.gate.wait()
+        self._now = self._later or self._now
+        return self._later is not None
+
+
+def keys(*pairs: object) -> KeySet:
+    return parse_jwks(jwks(*pairs), ALGORITHMS)[0]
+
+
+def gate_of(issuer: Issuer, seen: Seen | None = None, store: Memory | None = None, **generation: object) -> Gate:
+    refresh = {issuer.issuer: issuer.keys.refreshed} if isinstance(issuer.keys, Rotating) else {}
+    parts = {"verifier": Verifier([issuer]), "policy": POLICY, "tree": TREE, "refresh": refresh, **generation}
+    clocks = Clocks(lambda: NOW, lambda: 0.0)
+    return Gate(Generation(**parts), store or Memory(), clocks, seen or Seen(), new_id=lambda: "0123456789")  # type: ignore[arg-type]  # of the test's choosing
+
+
+def request(authorization: bytes | None = b"Bearer " + GOOD, path: str = "/v1/chat", **more: bytes) -> Request:
+    headers = dict(more) if authorization is None else {"authorization": authorization, **more}
+    return Request("GET", path, "api.test", headers)
+
+
+async def test_a_good_token_passes_with_its_identity() -> None:
+    """A verified token gives its attributes, and the outcome is told to the observer once."""
+    seen = Seen()
+    outcome = await gate_of(trusted(), seen).check(request(), lambda: None)
+
+    assert isinstance(outcome.verdict, Allowed)
+    assert dict(outcome.verdict.grant.metadata)["team"] == "search"
+    assert seen.outcomes == [outcome]
+
+
+async def test_every_decision_has_an_id_of_its_own() -> None:
+    """Two decisions never share an id."""
+    gate = gate_of(trusted())
+    ids = {(await gate.check(request(), lambda: None)).decision_id for _ in range(50)}
+
+    assert len(ids) == 50
+
+
+async def test_an_open_route_asks_for_nothing_and_believes_nothing() -> None:
+    """On an open route a token, good or bad, changes nothing: the upstream hears of nobody."""
+    gate = gate_of(trusted())
+    for authorization in (None, b"Bearer " + GOOD, b"Bearer nonsense"):
+        outcome = await gate.check(request(authorization, "/healthz"), lambda: None)
+
+        assert isinstance(outcome.verdict, Allowed)
+        assert outcome.verdict.grant is NOBODY
+
+
+async def test_an_unreadable_request_goes_out_as_its_refusal() -> None:
+    """What the face could not read is refused, counted and given an id like any other decision."""
+    seen = Seen()
+    refusal = Denied(Reason.REQUEST_MALFORMED)
+    outcome = await gate_of(trusted(), seen).check(refusal, lambda: None)
+
+    assert outcome.verdict is refusal
+    assert seen.outcomes == [outcome]
+
+
+@pytest.mark.parametrize(
+    ("sent", "reason"),
+    [
+        (None, Reason.CREDENTIALS_MISSING),
+        (b"", Reason.CREDENTIALS_UNSUPPORTED),
+        (b"Basic dXNlcjpwYXNz", Reason.CREDENTIALS_UNSUPPORTED),
+        (b"Bearer", Reason.TOKEN_MALFORMED),
+        (b"Bearer  ", Reason.TOKEN_MALFORMED),
+        (b"Bearer " + GOOD + b",Bearer " + GOOD, Reason.TOKEN_MALFORMED),
+        (b"Bearer \xff", Reason.TOKEN_MALFORMED),
+    ],
+)
+async def test_a_request_without_one_bearer_token_is_refused(sent: bytes | None, reason: Reason) -> None:
+    """No credentials, another scheme, no token behind the scheme, two tokens: each is refused with its reason."""
+    outcome = await gate_of(trusted()).check(request(sent), lambda: None)
+
+    assert isinstance(outcome.verdict, Denied)
+    assert outcome.verdict.reason is reason
+
+
+@pytest.mark.parametrize("scheme", [b"Bearer ", b"bearer ", b"BEARER  "])
+def test_the_scheme_is_case_insensitive(scheme: bytes) -> None:
+    """The scheme is a token without case (RFC 9110, 11.1), and more than one space may follow."""
+    assert bearer_token(request(scheme + b"abc ")) == b"abc"
+
+
+def test_two_authorization_fields_are_ambiguous() -> None:
+    """Two fields are refused before either is looked at."""
+    twice = Request("GET", "/", "api.test", {"authorization": b"Bearer a,Bearer b"}, frozenset({"authorization"}))
+
+    assert bearer_token(twice) == Denied(Reason.CREDENTIALS_AMBIGUOUS)
+
+
+async def test_a_rotation_refuses_no_good_token() -> None:
+    """A token whose key has just been published waits for it, and passes; a known one does not wait."""
+    source = Rotating(keys(ed_pair()), keys(ed_pair(), ec_pair()))
+    gate = gate_of(trusted(source))
+    waiting = asyncio.create_task(gate.check(request(b"Bearer " + token(ec_pair(), claims())), lambda: 5.0))
+    known = await gate.check(request(), lambda: 5.0)
+    source.gate.set()
+
+    assert isinstance(known.verdict, Allowed)
+    assert isinstance((await waiting).verdict, Allowed)
+    assert source.asked == 1
+
+
+async def test_an_unknown_key_that_nobody_publishes_is_refused() -> None:
+    """When the newer keys have not the token's either, the token is not valid."""
+    source = Rotating(keys(ed_pair()))
+    source.gate.set()
+    outcome = await gate_of(trusted(source)).check(request(b"Bearer " + token(ec_pair(), claims())), lambda: None)
+
+    assert outcome.verdict == Denied(Reason.TOKEN_KEY_UNKNOWN)
+
+
+@pytest.mark.parametrize("remaining", [0.05, 0.0, -1.0])
+async def test_the_answer_comes_before_the_deadline(remaining: float) -> None:
+    """While the issuer hangs, a token of an unknown key is answered before its caller hangs up: 503, try again."""
+    gate = gate_of(trusted(Rotating(keys(ed_pair()))))
+    async with asyncio.timeout(max(remaining, 0.01)):
+        outcome = await gate.check(request(b"Bearer " + token(ec_pair(), claims())), lambda: remaining)
+
+    assert isinstance(outcome.verdict, Denied)
+    assert outcome.verdict.reason is Reason.KEYS_UNAVAILABLE
+
+
+async def test_without_any_keys_nobody_passes() -> None:
+    """Identity fails closed: an issuer whose keys cannot be had makes 503, not 401, and never a pass."""
+    outcome = await gate_of(trusted(Rotating(None))).check(request(), lambda: None)
+
+    assert isinstance(outcome.verdict, Denied)
+    assert outcome.verdict.reason is Reason.KEYS_UNAVAILABLE
+
+
+async def test_a_defect_is_a_refusal_and_is_told() -> None:
+    """An exception of ours becomes a refusal, for as a failed call a gateway might let it pass."""
+    seen = Seen()
+    outcome = await gate_of(trusted(), seen, verifier=None).check(request(), lambda: None)
+
+    assert outcome.verdict == Denied(Reason.INTERNAL, "AttributeError")
+    assert [type(error) for error in seen.errors] == [AttributeError]
+
+
+async def test_a_request_is_served_by_one_generation() -> None:
+    """A reload while a request waits changes nothing for it: it ends under the policy that it began with."""
+    source = Rotating(keys(ed_pair()), keys(ed_pair(), ec_pair()))
+    gate = gate_of(trusted(source))
+    waiting = asyncio.create_task(gate.check(request(b"Bearer " + token(ec_pair(), claims())), lambda: 5.0))
+    await asyncio.sleep(0)
+    strict = Policy(required=("cost_center",))
+    gate.generation = Generation(gate.generation.verifier, strict, TREE)
+    source.gate.set()
+
+    assert isinstance((await waiting).verdict, Allowed)
+    after = await gate.check(request(), lambda: None)
+    assert after.verdict == Denied(Reason.ATTRIBUTE_MISSING, "cost_center")
+
+
+async def test_hits_are_taken_from_the_bucket_of_the_descriptor() -> None:
+    """Each request takes hits_addend, at least one; over the limit it is refused and told when to come back."""
+    gate = gate_of(trusted())
+    answers = [await gate.limit(b"genops", [CUSTOMER], hits) for hits in (0, 2, 1)]
+
+    assert [answer.over for answer in answers] == [False, False, True]
+    assert [answer.statuses[0].remaining for answer in answers] == [2, 0, 0]
+    assert answers[2].statuses[0].reset == 1200
+
+
+async def test_a_descriptor_of_no_hits_only_looks() -> None:
+    """A descriptor's own addend of 0 takes nothing, however often; its own addend wins over the request's."""
+    gate = gate_of(trusted())
+    look = Descriptor(CUSTOMER.entries, hits=0)
+    answers = [await gate.limit(b"genops", [look], 3) for _ in range(9)]
+
+    assert {answer.statuses[0].remaining for answer in answers} == {3}
+
+
+async def test_a_refused_request_takes_nothing() -> None:
+    """Of several descriptors, one that is over refuses all, and the others keep what they had."""
+    gate = gate_of(trusted())
+    other = Descriptor(((b"customer_tier", b"free"), (b"customer_id", b"other")))
+    refused = await gate.limit(b"genops", [other, CUSTOMER, Descriptor(((b"x", b"y"),))], 4)
+    after = await gate.limit(b"genops", [Descriptor(other.entries, hits=0)], 1)
+
+    assert [status.over for status in refused.statuses] == [True, True, False]
+    assert after.statuses[0].remaining == 3
+
+
+async def test_what_meets_no_limit_asks_no_store() -> None:
+    """A descriptor that no rule speaks of passes without the store, so its outage cannot refuse it."""
+    gate = gate_of(trusted(), store=Memory(StoreUnavailable("timeout: down")))
+    answer = await gate.limit(b"other", [CUSTOMER], 1)
+
+    assert not answer.over
+    assert answer.statuses[0].limit is None
+
+
+async def test_a_store_outage_is_told_and_passed_on() -> None:
+    """A store that does not answer is the caller's to handle, and is observed once."""
+    seen = Seen()
+    gate = gate_of(trusted(), seen, Memory(StoreUnavailable("timeout: down")))
+    with pytest.raises(StoreUnavailable, match="timeout: down"):
+        await gate.limit(b"genops", [CUSTOMER], 1)
+
+    assert [str(error) for error in seen.errors] == ["timeout: down"]
+
+
+async def test_a_defect_while_limiting_tells_the_caller_nothing() -> None:
+    """An exception of ours is an outage without details for the gateway, and told in full to the observer."""
+    seen = Seen()
+    gate = gate_of(trusted(), seen, Memory(RuntimeError("a secret")))
+    with pytest.raises(StoreUnavailable, match=r"\Ainternal error\Z"):
+        await gate.limit(b"genops", [CUSTOMER], 1)
+
+    assert [str(error) for error in seen.errors] == ["a secret"]
