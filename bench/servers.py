@@ -77,7 +77,9 @@ def _config(transport: str, address: Address, store: Path, key: Path) -> dict[st
             "transport": transport,
             "drain_delay": "0s",
         },
-        "store": {"url": f"unix://{store}"},
+        # Longer than the default: the store shares its core with the load, and full speed asks what it costs, not how
+        # long it waits. Latency is measured at the modest rate, where a late answer shows.
+        "store": {"url": f"unix://{store}", "timeout": "2s"},
         "identity": {"jwt": [issuer]},
         "governance": {"required": ["team", "project", "customer_id"], "defaults": {"customer_tier": "free"}},
         "rate_limits": {"domain": DOMAIN},

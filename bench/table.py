@@ -11,6 +11,10 @@ HEAD = (
     "case", "transport", "requests/s", "server us", "store us", "Envoy us", "ratio", "target", "best peer", "p50 ms",
     "p99 ms", "MiB", "verdict",
 )  # fmt: skip
+MOST_DRIFT = 0.1  # of the unit within a run; targets are met or missed by about as much
+NOISE = """
+The unit moved by {drift:.0%} within this run: something else uses this machine, and ratios are no better than that.
+Run it again."""
 TEXT_COLUMNS = {"case", "transport", "verdict"}
 
 NOTES = """\
@@ -32,6 +36,11 @@ class Unit:
     def mean(self) -> float:
         """What ratios are taken to."""
         return (self.first + self.last) / 2
+
+    @property
+    def drift(self) -> float:
+        """How far the two are apart, as a part of their mean."""
+        return abs(self.first - self.last) / self.mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +73,8 @@ def table(cases: Sequence[Case], results: Iterable[Row | Failure], unit: Unit) -
         for name, width in zip(HEAD, widths, strict=True)
     ]
     notes = NOTES.format(unit=unit.mean * 1e6, first=unit.first * 1e6, last=unit.last * 1e6)
-    return "\n".join([text[0], _line(rule, widths), *text[1:], "", notes, *_problems(results)])
+    noise = [NOISE.format(drift=unit.drift)] if unit.drift > MOST_DRIFT else []
+    return "\n".join([text[0], _line(rule, widths), *text[1:], "", notes, *noise, *_problems(results)])
 
 
 def record(results: Iterable[Row | Failure], unit: Unit) -> dict[str, object]:

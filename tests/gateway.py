@@ -101,6 +101,15 @@ class Gateway:
     def origin(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    @property
+    def unhealthy(self) -> bool:
+        """Whether it has found a sidecar not to serve."""
+        return any(
+            status.get("health_status", {}).get("failed_active_health_check", False)
+            for cluster in _get(self.admin, "/clusters?format=json").json["cluster_statuses"]
+            for status in cluster.get("host_statuses", [])
+        )
+
     def get(self, path: str = "/v1/models", token: str | None = None, headers: Fields = ()) -> Answer:
         """Send one request; header fields go out in order, spelt as they are."""
         fields = [*headers, *([("authorization", f"Bearer {token}")] if token else [])]
@@ -131,6 +140,15 @@ def open_without_limiter(bootstrap: Manifest) -> None:
     limiter["typed_config"]["failure_mode_deny"] = False
 
 
+def _patient(bootstrap: Manifest) -> None:
+    """Wait longer for answers than the documentation says: on a busy machine nobody is to be late but by a defect."""
+    for each in _manager(bootstrap)["http_filters"]:
+        if each["name"].endswith("ext_authz"):
+            each["typed_config"]["grpc_service"]["timeout"] = "5s"
+        if each["name"].endswith("ratelimit"):
+            each["typed_config"]["timeout"] = "5s"
+
+
 def limits_only(bootstrap: Manifest) -> None:
     """Ask for limits only, of a customer named by a header that nobody overwrites."""
     manager = _manager(bootstrap)
@@ -150,7 +168,7 @@ def _bootstrap(sidecars: Iterable[str], service: int, changes: Iterable[Change])
     (cluster,) = (c for c in bootstrap["static_resources"]["clusters"] if c["name"] == "genops-extauth")
     endpoints = [{"endpoint": {"address": _address(sidecar)}} for sidecar in sidecars]
     cluster["load_assignment"]["endpoints"] = [{"lb_endpoints": endpoints}]
-    for change in changes:
+    for change in (_patient, *changes):
         change(bootstrap)
     return bootstrap
 
@@ -166,7 +184,7 @@ def _address(sidecar: str) -> Manifest:
 def envoy(service: Upstream, *sidecars: str, changes: Iterable[Change] = ()) -> Iterator[Gateway]:
     """An Envoy that asks the `sidecars` (HOST:PORT or unix:PATH), for as long as the context.
 
-    Its configuration is the documented one, but for the addresses and the `changes`.
+    Its configuration is the documented one, but for the addresses, its patience, and the `changes`.
     """
     with tempfile.TemporaryDirectory(prefix="envoy-") as name:
         folder = Path(name)

@@ -11,9 +11,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import yaml
@@ -32,6 +32,8 @@ KEY = minting.ed_pair()
 _SETTINGS: dict[str, Any] = {
     "server": {"grpc": "127.0.0.1:0", "http": "127.0.0.1:0", "drain_delay": "0s"},
     "log": {"level": "debug"},
+    # On a busy machine nobody is to be late but by a defect.
+    "store": {"timeout": "5s"},
     "identity": {
         "jwt": [
             {
@@ -57,7 +59,7 @@ def settings(**sections: Any) -> dict[str, Any]:
     return changed
 
 
-def token(key: minting.KeyPair = KEY, **claims: Any) -> str:
+def token(key: minting.KeyPair = KEY, /, **claims: Any) -> str:
     """A token that is good now; a claim can be changed, or left out with None."""
     return minting.token(key, minting.claims(time.time(), **claims)).decode()
 
@@ -78,11 +80,6 @@ class Sidecar:
     def pid(self) -> int:
         assert self._process is not None
         return self._process.pid
-
-    @property
-    def target(self) -> str:
-        """Where its gRPC port is, as gRPC's clients write it."""
-        return self.grpc
 
     def configure(self, configured: Mapping[str, Any] | str) -> None:
         """Write the configuration file anew, as editors do: another file takes its place."""
@@ -133,14 +130,14 @@ class Sidecar:
 
     def stop(self) -> None:
         """Stop it as Kubernetes does, and wait. It ends well, and has nothing to say on standard error."""
-        if self._process is None or self.ended is not None:
+        if self._process is None or self._process.poll() is not None:
             return
         self._process.terminate()
         try:
-            self._process.wait(timeout=20)
+            code = self._process.wait(timeout=20)
         finally:
             self._process.kill()
-        assert (self.ended, self.errors) == (0, "")
+        assert (code, self.errors) == (0, "")
 
     def get(self, path: str) -> tuple[int, str]:
         """Ask its HTTP port."""
@@ -158,14 +155,26 @@ class Sidecar:
     @contextlib.contextmanager
     def channel(self) -> Iterator[grpc.Channel]:
         # By default gRPC's clients share connections, also those to a server that is no more.
-        with grpc.insecure_channel(self.target, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
+        with grpc.insecure_channel(self.grpc, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
             yield channel
+
+    @contextlib.contextmanager
+    def calls(self, method: str) -> Iterator[Callable[[bytes], bytes]]:
+        """Calls of one of its methods, over one connection as Envoy's. They raise grpc.RpcError."""
+        with self.channel() as channel:
+            call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(method)
+            yield lambda body: call(body, timeout=10)
 
     def health(self, service: str = "") -> str:
         """Ask for its health, as gateways do."""
         with self.channel() as channel:
             answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=service))
             return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
+
+
+def failure(error: grpc.RpcError) -> grpc.StatusCode:
+    """How a call failed. What is raised is a grpc.Call as well, which its type does not say."""
+    return cast("grpc.Call", error).code()
 
 
 @contextlib.contextmanager

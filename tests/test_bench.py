@@ -321,6 +321,14 @@ def test_the_table_says_by_how_much_a_target_is_missed(transport: str, cpu: floa
     assert verdict(CASE, row(transport, cpu, p99), UNIT) == expected
 
 
+@pytest.mark.parametrize(("last", "noisy"), [(170e-6, False), (190e-6, True)])
+def test_a_noisy_run_says_so(last: float, noisy: bool) -> None:  # noqa: FBT001 - a parameter of the table above
+    """Where the unit moved by more than a tenth within a run, the table says that its ratios are no better."""
+    text = table([CASE], [row("native", 32e-6, 0.001)], Unit(160e-6, last))
+
+    assert ("The unit moved by" in text) is noisy
+
+
 def test_a_failed_row_shows_its_problem_and_no_figure() -> None:
     """A row whose answers were wrong shows why, and nothing that could be taken for a measurement."""
     text = table([CASE], [row("native", 32e-6, 0.001), Failure("Check", "grpcio", "3 of 9 were wrong")], UNIT)

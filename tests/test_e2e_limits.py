@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pytest
 
 from gateway import Answer, Gateway, envoy, limits_only, upstream
-from sidecar import TRANSPORTS, Sidecar, serving, settings, token
+from sidecar import TRANSPORTS, serving, settings, token
 from stores import VALKEY, running
 
 BURST = 5
@@ -19,8 +19,10 @@ BURST = 5
 
 @dataclass(frozen=True)
 class Bench:
-    """Two sidecars of one store. The first is asked by two Envoys, the second by another; `unauthorized` asks the first
-    for limits only."""
+    """Two sidecars of one store: the first is asked by two Envoys, the second by another.
+
+    `unauthorized` asks the first one for limits only.
+    """
 
     first: Gateway
     first_too: Gateway
@@ -38,9 +40,7 @@ def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
         )
         one, two = (stack.enter_context(serving(configured)) for _ in range(2))
         service = stack.enter_context(upstream())
-        first, first_too, second = (
-            stack.enter_context(envoy(service, sidecar.grpc)) for sidecar in (one, one, two)
-        )
+        first, first_too, second = (stack.enter_context(envoy(service, sidecar.grpc)) for sidecar in (one, one, two))
         unauthorized = stack.enter_context(envoy(service, one.grpc, changes=[limits_only]))
         yield Bench(first, first_too, second, unauthorized)
 

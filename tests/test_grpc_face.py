@@ -16,7 +16,8 @@ from envoy_data_plane.envoy.service.ratelimit.v3 import RateLimitRequest, RateLi
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genops_extauth.grpc_face import read_check, read_limit, write_check, write_limited
+from genops_extauth.check_messages import read_check, write_check
+from genops_extauth.limit_messages import read_limit, write_limited
 from genops_extauth.model import (
     Allowed,
     CurrentLimit,

@@ -78,6 +78,7 @@ async def serve(config: Config, path: Path | None, environ: Mapping[str, str]) -
             # What lives as long as the process is not looked at again: fewer and shorter pauses.
             gc.collect()
             gc.freeze()
+            gc.set_threshold(20_000, 20, 20)
             log.info("listening", grpc=grpc, http=http, transport=transport, store=repr(store), version=__version__)
             await stop.wait()
             log.info("draining", seconds=config.server.drain_delay)

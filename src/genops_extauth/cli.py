@@ -17,8 +17,8 @@ import uvloop
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from genops_extauth import __version__, app, config, demo, explain
+from genops_extauth.check_messages import request_of
 from genops_extauth.embedded import EmbeddedValkeyError
-from genops_extauth.grpc_face import request_of
 from genops_extauth.notation import store_url
 from genops_extauth.server import ListenError
 

@@ -7,8 +7,8 @@ verdict in `gate` only.
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal, NoReturn
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, NoReturn
 
 
 class Reason(enum.StrEnum):
@@ -59,22 +59,23 @@ class StoreUnavailable(Outage):
     """Raised when the store did not answer in time, refused, or could not be reached; the message says which."""
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """One HTTP request, as a gateway describes it.
 
-    `headers` maps lower-case names to the bytes the client sent. A name that
-    arrived more than once is in `repeated` too, and its value is then the joined list, as Envoy joins (``,``).
-    `path` is the origin-form target without its query; it is not decoded. `consistent` is False where the gateway said
-    one thing twice and differently: two encodings of the headers, or a pseudo-header beside its attribute.
-    """
+    `headers` maps lower-case names to the bytes the client sent; look with ``get``. A name that arrived more than
+once is in `repeated` too, and its value is then the joined list, as Envoy joins (``,``). `path` is the origin-form
+target without its query; it is not decoded. `consistent` is False where the gateway said one thing twice and
+differently: two encodings of the headers, or a pseudo-header beside its attribute. `names` are the headers' names, a
+line each, where whoever read the request has them at hand. """
 
+    # A named tuple is made in a third of the time of a frozen dataclass; one is made for every request.
     method: str
     path: str
     host: str
     headers: Mapping[str, bytes]
     repeated: frozenset[str] = frozenset()
     consistent: bool = True
+    names: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -96,9 +97,8 @@ class Identity:
 class Grant:
     """What the upstream and the rate limiter are told about an identity, or about nobody.
 
-    `headers` are set (overwritten), `removed` are the reserved names that are not set; the two are disjoint. `metadata`
-    are the same facts as Envoy dynamic metadata, always strings (descriptors match nothing else).
-    """
+    `headers` are set (overwritten), `removed` are the reserved names that are not set; the two are disjoint.
+`metadata` are the same facts as Envoy dynamic metadata, always strings (descriptors match nothing else). """
 
     identity: Identity | None
     headers: tuple[tuple[str, str], ...]
@@ -176,11 +176,10 @@ class Limited(_NoTruthValue):
     statuses: tuple[DescriptorStatus, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """A verdict with what telemetry says of it: `seconds` it took, and the id that joins it with its traces."""
 
     verdict: Verdict
     decision_id: str
     request: Request | None
-    seconds: float = field(default=0.0)
+    seconds: float = 0.0

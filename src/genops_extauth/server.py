@@ -124,7 +124,7 @@ def _native_server() -> grpc.aio.Server:
     # `from pygrpc_native import aio` recurses without end in 0.5.0.
     import pygrpc_native.aio  # noqa: PLC0415 - the extra may not be installed
 
-    server: grpc.aio.Server = pygrpc_native.aio.server(options=_OPTIONS)
+    server: grpc.aio.Server = pygrpc_native.aio.Server(options=_OPTIONS, io_threads=1)
     return server
 
 

@@ -1,0 +1,146 @@
+"""CheckRequest -> Request, Outcome -> CheckResponse (envoy/service/auth/v3/external_auth.proto).
+
+Three habits of Envoy's ext_authz filter shape the answers:
+
+- It looks at ``status.code`` alone, and an empty response is code 0: allow. So status and one half of the
+  ``http_response`` oneof are always written, also where protobuf would leave zeros out.
+- A failed call is an authorization *error*, which ``failure_mode_allow`` lets pass. So whatever a client sends, there
+  is an answer.
+- Newer releases honour ``append_action``, and its zero value appends behind the client's copy; older ones overwrite.
+  So every header says OVERWRITE_IF_EXISTS_OR_ADD, which both understand alike.
+
+An allowed answer is put together from bytes: what depends on the identity only is serialised once and remembered, the
+rest (decision id, aliases seen, a new request id) is appended. That is 2 us instead of 8.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from functools import cache, lru_cache
+
+from google.protobuf.message import DecodeError
+from google.protobuf.struct_pb2 import Struct
+
+from genops_extauth._pb import ext_authz_pb2 as authz
+from genops_extauth.model import Allowed, Denied, Grant, Outcome, Reason, Request
+from genops_extauth.policy import DENIALS, Denial
+from genops_extauth.wire import field
+
+_GRANTS_KEPT = 16_384  # as many as a gate's generation keeps
+_NONE_REPEATED: frozenset[str] = frozenset()
+
+
+def read_check(body: bytes) -> Request | Denied:
+    """Read a CheckRequest. One that does not parse, or describes no HTTP request, is a refusal."""
+    try:
+        http = authz.CheckRequest.FromString(body).attributes.request.http
+    except DecodeError:
+        return Denied(Reason.REQUEST_MALFORMED, "not a CheckRequest")
+    method, path = http.method, http.path
+    if not method:
+        return Denied(Reason.REQUEST_MALFORMED, "no HTTP attributes")
+    # Not copied into a dict, which costs as much as the parse: three of some twenty headers are looked at.
+    headers: Mapping[str, bytes] = http.headers
+    names = "\n".join(headers)
+    repeated, agree = _NONE_REPEATED, True
+    if not names.islower() or http.HasField("header_map"):
+        headers, repeated, agree = _headers(http)
+        names = "\n".join(headers)
+    consistent = agree and headers.get(":path", path) == path and headers.get(":method", method) == method
+    try:
+        target = path.decode().partition("?")[0]
+        return Request(method.decode("ascii"), target, http.host.decode(), headers, repeated, consistent, names)
+    except UnicodeDecodeError:
+        return Denied(Reason.REQUEST_MALFORMED, "method, path or host is not text")
+
+
+def _headers(http: authz.AttributeContext.HttpRequest) -> tuple[dict[str, bytes], frozenset[str], bool]:
+    """Read unusual headers: in lower case, which names came twice, and whether two encodings agree."""
+    headers, repeated = _merged(http.headers.items())
+    if not http.HasField("header_map"):
+        return headers, repeated, True
+    raw = ((entry.key.decode("latin-1"), entry.raw_value or entry.value) for entry in http.header_map.headers)
+    listed, repeated = _merged(raw)
+    return listed, repeated, not headers or headers == listed
+
+
+def request_of(method: str, target: str, host: str, fields: Iterable[tuple[bytes, bytes]]) -> Request:
+    """Describe a request that comes from elsewhere than a gateway; `target` may have a query."""
+    headers, repeated = _merged((name.decode("latin-1"), value) for name, value in fields)
+    return Request(method, target.partition("?")[0], host, headers, repeated)
+
+
+def _merged(fields: Iterable[tuple[str, bytes]]) -> tuple[dict[str, bytes], frozenset[str]]:
+    """Join the fields of one name, as Envoy does in its `headers`, and tell which names came more than once."""
+    merged: dict[str, bytes] = {}
+    repeated = set()
+    for spelling, value in fields:
+        name = spelling.lower()
+        if name in merged:
+            repeated.add(name)
+        merged[name] = merged[name] + b"," + value if name in merged else value
+    return merged, frozenset(repeated)
+
+
+def write_check(outcome: Outcome) -> bytes:
+    """Write the CheckResponse of an outcome."""
+    verdict = outcome.verdict
+    if isinstance(verdict, Denied):
+        return refusal(verdict.reason) + field(4, _decision(outcome.decision_id))
+    ok, metadata = _granted(verdict.grant)
+    if verdict.aliases or verdict.request_id:
+        ok += _extras(verdict)
+    return _STATUS_OK + field(3, ok) + field(4, metadata + _decision(outcome.decision_id))
+
+
+_STATUS_OK = b"\x0a\x00"  # CheckResponse.status, present and empty: google.rpc.Code.OK
+
+
+@lru_cache(maxsize=_GRANTS_KEPT)
+def _granted(grant: Grant) -> tuple[bytes, bytes]:
+    """Serialise what depends on the grant only: an OkHttpResponse and a Struct."""
+    response = authz.OkHttpResponse(
+        headers=[_overwrite(name, value) for name, value in grant.headers], headers_to_remove=grant.removed
+    )
+    metadata = Struct()
+    metadata.update(dict(grant.metadata))
+    return response.SerializeToString(), metadata.SerializeToString()
+
+
+def _extras(verdict: Allowed) -> bytes: """The rest of the OkHttpResponse: repeated fields may come in any number of
+pieces (protobuf's encoding guide).""" headers = [_overwrite("x-request-id", verdict.request_id)] if
+verdict.request_id else [] return authz.OkHttpResponse(headers=headers,
+headers_to_remove=verdict.aliases).SerializeToString()
+
+
+def _overwrite(name: str, value: str) -> authz.HeaderValueOption:
+    return authz.HeaderValueOption(
+        header=authz.HeaderValue(key=name.encode(), value=value.encode()),
+        append_action=authz.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD,
+    )
+
+
+@cache
+def refusal(reason: Reason) -> bytes:
+    """Serialise a refusal without its decision id; there are as many as reasons."""
+    denial = DENIALS[reason]
+    fields = {"content-type": "application/json", "cache-control": "no-store"}
+    if denial.challenge:
+        fields["www-authenticate"] = denial.challenge
+    return authz.CheckResponse(
+        status=authz.Status(code=denial.code, message=denial.error),
+        denied_response=authz.DeniedHttpResponse(
+            status=authz.HttpStatus(code=denial.status),
+            headers=[_overwrite(name, value) for name, value in fields.items()],
+            body=denial_body(denial),
+        ),
+    ).SerializeToString()
+
+
+def denial_body(denial: Denial) -> bytes:
+    """Write the JSON body of a refusal: one line, a stable `error` code and a sentence."""
+    return json.dumps({"error": denial.error, "message": denial.message}).encode()
+
+
+def _decision(decision_id: str) -> bytes:
+    """One entry of a Struct: ``decision_id``. Strings only: descriptors match no other metadata values."""
+    return field(1, field(1, b"decision_id") + field(2, field(3, decision_id.encode())))

@@ -1,0 +1,162 @@
+"""The parts of the pages that are made from the code. `python tests/generated.py` writes them anew."""
+
+import ast
+import json
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from genops_extauth import config
+
+REPOSITORY = Path(__file__).parent.parent
+PACKAGE = REPOSITORY / "src" / "genops_extauth"
+
+GROUPS: Mapping[str, tuple[str, str]] = {
+    "commands": ("commands", "cli demo demo_child demo_envoy demo_screen demo_tour explain"),
+    "life": ("life of the process", "app generations health reload server"),
+    "faces": ("faces", "grpc_face http_face"),
+    "ideas": (
+        "ideas: no I/O, no clock",
+        "gate policy limits bucket tokens claims cache keyset publickey jose secure_uri model",
+    ),
+    "keys": ("keys of issuers", "jwks key_fetch"),
+    "store": ("store", "redis_store redis_batch redis_link embedded"),
+    "telemetry": ("telemetry", "telemetry metrics counting sampler logs log_sink"),
+    "configuration": (
+        "configuration",
+        "config settings sections issuers fields environment problems sources strict_yaml notation",
+    ),
+}
+"""The boxes of the diagram: title and modules."""
+
+
+def members() -> dict[str, str]:
+    """The box of each module."""
+    return {module: name for name, (_, modules) in GROUPS.items() for module in modules.split()}
+
+
+def modules() -> dict[str, ast.Module]:
+    """All modules of the package, parsed, by name."""
+    return {path.stem: ast.parse(path.read_text()) for path in sorted(PACKAGE.glob("*.py")) if path.stem[0] != "_"}
+
+
+def imports(tree: ast.Module) -> set[str]:
+    """The modules of the package that a module imports."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module == "genops_extauth":
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom | ast.Import):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+            found |= {name.split(".")[1] for name in names if name.startswith("genops_extauth.")}
+    return {name for name in found if name[0] != "_"}
+
+
+def layers() -> list[list[str]]:
+    """The layers of import-linter, top first."""
+    contracts = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    (found,) = (contract["layers"] for contract in contracts if contract["type"] == "layers")
+    return [layer.split(" | ") for layer in found]
+
+
+def diagram() -> str:
+    """Draw which box imports which."""
+    box = members()
+    arrows = {(box[name], box[other]) for name, tree in modules().items() for other in imports(tree)}
+    boxes = [f'    {name}["<b>{title}</b><br>{_wrapped(inside)}"]' for name, (title, inside) in GROUPS.items()]
+    drawn = [f"    {start} --> {end}" for start, end in sorted(arrows) if start != end]
+    return "\n".join(["```mermaid", "flowchart TD", *boxes, *drawn, "```"])
+
+
+def _wrapped(names: str) -> str:
+    words = names.split()
+    return "<br>".join(", ".join(words[start : start + 4]) for start in range(0, len(words), 4))
+
+
+def layer_table() -> str:
+    """List the modules by layer, each with the first line of its docstring."""
+    known = modules()
+    rows = [
+        f"| {depth} | `{name}` | {_first_line(known[name])} |"
+        for depth, layer in enumerate(layers(), start=1)
+        for name in layer
+    ]
+    return "\n".join(["| layer | module | what it is |", "|---|---|---|", *rows])
+
+
+def _first_line(tree: ast.Module) -> str:
+    return (ast.get_docstring(tree) or "").partition("\n")[0].replace("``", "`")
+
+
+def settings_table() -> str:
+    """List every key of the configuration, with its default and its description in the JSON schema."""
+    schema = config.json_schema()
+    rows = [
+        f"| `{path}` | {_default(field)} | {_described(field)} |" for path, field in keys(schema, schema["$defs"], "")
+    ]
+    return "\n".join(["| key | default | meaning |", "|---|---|---|", *rows])
+
+
+def keys(section: Mapping[str, Any], known: Mapping[str, Any], path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Walk every key that a section of the schema may hold, with its whole path."""
+    for name, field in section.get("properties", {}).items():
+        inner = _section(field, known)
+        said = {"description": inner.get("description")} | field | {"required": name in section.get("required", ())}
+        yield f"{path}{name}", said
+        yield from keys(inner, known, f"{path}{name}.")
+        yield from keys(_section(field.get("items"), known), known, f"{path}{name}[].")
+        yield from keys(_section(field.get("additionalProperties"), known), known, f"{path}{name}.*.")
+
+
+def _section(field: object, known: Mapping[str, Any]) -> Mapping[str, Any]:
+    reference = field.get("$ref", "") if isinstance(field, dict) else ""
+    section: Mapping[str, Any] = known.get(reference.rpartition("/")[2], {})
+    return section
+
+
+def _default(field: Mapping[str, Any]) -> str:
+    if field["required"]:
+        return "**required**"
+    if field.get("default") is None:
+        return "-"
+    return f"`{_spelled(field['default'])}`"
+
+
+def _spelled(value: Any) -> str:
+    """Write a value in YAML's flow style, as the example does."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {_spelled(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_spelled, value)) + "]"
+    return value if isinstance(value, str) and value else json.dumps(value)
+
+
+def _described(field: Mapping[str, Any]) -> str:
+    words = [field["description"].partition("\n\n")[0]]
+    if "enum" in field:
+        words.append(f"One of {', '.join(field['enum'])}.")
+    return " ".join(words).replace("|", "\\|")
+
+
+PARTS = {
+    "docs/architecture.md": {"diagram": diagram, "layers": layer_table},
+    "docs/configuration.md": {"settings": settings_table},
+}
+"""The pages with their parts, and what makes each."""
+
+
+def filled(page: str, text: str) -> str:
+    """Fill in the parts of a page: what stands between ``<!-- NAME: generated -->`` and ``<!-- NAME: end -->``."""
+    for name, make in PARTS[page].items():
+        begin, end = f"<!-- {name}: generated by tests/generated.py -->", f"<!-- {name}: end -->"
+        assert (text.count(begin), text.count(end)) == (1, 1), f"{page} must have one part {name}"
+        before, _, rest = text.partition(begin)
+        text = f"{before}{begin}\n{make()}\n{end}{rest.partition(end)[2]}"
+    return text
+
+
+if __name__ == "__main__":
+    for page in PARTS:
+        path = REPOSITORY / page
+        path.write_text(filled(page, path.read_text()))
