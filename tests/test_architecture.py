@@ -1,6 +1,6 @@
 """The architecture is what its page says, and what it says is drawn from the code."""
 
-from itertools import pairwise
+import ast
 
 import pytest
 
@@ -29,14 +29,12 @@ def test_arrows_point_down() -> None:
             assert depth[other] > depth[name], f"{name} imports {other}"
 
 
-def test_no_two_layers_could_be_one() -> None:
-    """Each layer is there for a reason: some module in it is imported by the layer above, or the two say the same."""
-    known = generated.modules()
-    for upper, lower in pairwise(generated.layers()):
-        assert any(generated.imports(known[name]) & set(lower) for name in upper), f"{upper} needs none of {lower}"
-
-
-def test_modules_are_short() -> None:
-    """No module has more than 300 lines."""
-    for path in generated.PACKAGE.glob("*.py"):
-        assert len(path.read_text().splitlines()) <= 300, path.name
+def test_modules_and_functions_are_short() -> None:
+    """No module has more than 300 lines, and no function more than 40."""
+    for name, tree in generated.modules().items():
+        lines = len((generated.PACKAGE / f"{name}.py").read_text().splitlines())
+        assert lines <= 300, f"{name} has {lines} lines"
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                length = (node.end_lineno or node.lineno) - node.lineno + 1
+                assert length <= 40, f"{name}.{node.name} has {length} lines"

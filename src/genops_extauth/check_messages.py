@@ -106,10 +106,10 @@ def _granted(grant: Grant) -> tuple[bytes, bytes]:
     return response.SerializeToString(), metadata.SerializeToString()
 
 
-def _extras(verdict: Allowed) -> bytes: """The rest of the OkHttpResponse: repeated fields may come in any number of
-pieces (protobuf's encoding guide).""" headers = [_overwrite("x-request-id", verdict.request_id)] if
-verdict.request_id else [] return authz.OkHttpResponse(headers=headers,
-headers_to_remove=verdict.aliases).SerializeToString()
+def _extras(verdict: Allowed) -> bytes:
+    """The rest of the OkHttpResponse: repeated fields may come in any number of pieces (protobuf's encoding guide)."""
+    headers = [_overwrite("x-request-id", verdict.request_id)] if verdict.request_id else []
+    return authz.OkHttpResponse(headers=headers, headers_to_remove=verdict.aliases).SerializeToString()
 
 
 def _overwrite(name: str, value: str) -> authz.HeaderValueOption:

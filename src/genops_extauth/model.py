@@ -63,10 +63,11 @@ class Request(NamedTuple):
     """One HTTP request, as a gateway describes it.
 
     `headers` maps lower-case names to the bytes the client sent; look with ``get``. A name that arrived more than
-once is in `repeated` too, and its value is then the joined list, as Envoy joins (``,``). `path` is the origin-form
-target without its query; it is not decoded. `consistent` is False where the gateway said one thing twice and
-differently: two encodings of the headers, or a pseudo-header beside its attribute. `names` are the headers' names, a
-line each, where whoever read the request has them at hand. """
+    once is in `repeated` too, and its value is then the joined list, as Envoy joins (``,``). `path` is the
+    origin-form target without its query; it is not decoded. `consistent` is False where the gateway said one thing
+    twice and differently: two encodings of the headers, or a pseudo-header beside its attribute. `names` are the
+    headers' names, a line each, where whoever read the request has them at hand.
+    """
 
     # A named tuple is made in a third of the time of a frozen dataclass; one is made for every request.
     method: str
@@ -98,7 +99,8 @@ class Grant:
     """What the upstream and the rate limiter are told about an identity, or about nobody.
 
     `headers` are set (overwritten), `removed` are the reserved names that are not set; the two are disjoint.
-`metadata` are the same facts as Envoy dynamic metadata, always strings (descriptors match nothing else). """
+    `metadata` are the same facts as Envoy dynamic metadata, always strings (descriptors match nothing else).
+    """
 
     identity: Identity | None
     headers: tuple[tuple[str, str], ...]
