@@ -15,7 +15,7 @@ PACKAGE = REPOSITORY / "src" / "genops_extauth"
 GROUPS: Mapping[str, tuple[str, str]] = {
     "commands": ("commands", "cli demo demo_child demo_envoy demo_screen demo_tour explain"),
     "life": ("life of the process", "app generations health reload server"),
-    "faces": ("faces", "grpc_face http_face"),
+    "faces": ("faces", "grpc_face check_messages limit_messages wire http_face"),
     "ideas": (
         "ideas: no I/O, no clock",
         "gate policy limits bucket tokens claims cache keyset publickey jose secure_uri model",

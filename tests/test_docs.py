@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import grpc
 import pytest
 import structlog
 from prometheus_client.parser import text_string_to_metric_families
@@ -24,10 +25,10 @@ import minting
 from generated import PACKAGE, REPOSITORY
 from genops_extauth import cli, config, http_face
 from genops_extauth.health import Health
-from genops_extauth.model import StoreUnavailable
-from pages import ALL, OURS, Block, anchor, blocks, links, names, prose, table, transcript
+from genops_extauth.model import Reason, StoreUnavailable
+from pages import ALL, OURS, anchor, blocks, links, names, prose, table, transcript
 from sidecar import CHECK, KEY, Sidecar, serving, settings, token
-from stores import VALKEY, running
+from stores import VALKEY, eventually, running
 from test_token_corpora import CASES
 
 README = REPOSITORY / "README.md"
@@ -47,7 +48,7 @@ def test_every_block_is_checked(page: Path) -> None:
     """A page holds only blocks in languages that are checked here, and text whose output a test compares."""
     known = {"sh", "console", "yaml", "json", "promql", "mermaid", "text"}
     assert {block.language for block in blocks(page)} <= known
-    assert page is README or not blocks(page, "text")
+    assert page == README or not blocks(page, "text")
 
 
 @pytest.mark.parametrize("page", ALL, ids=lambda page: str(page.relative_to(REPOSITORY)))
@@ -58,7 +59,8 @@ def test_links_lead_somewhere(page: Path) -> None:
         target = (page.parent / path).resolve() if path else page
         assert target.exists(), link
         if fragment:
-            assert fragment in {anchor(title) for title in re.findall(r"^#+ (.+)$", target.read_text(), re.M)}, link
+            titles = re.findall(r"^#+ (.+)$", target.read_text(), re.MULTILINE)
+            assert fragment in map(anchor, titles), link
 
 
 @pytest.fixture
@@ -186,24 +188,25 @@ def test_alerts_ask_for_metrics_that_exist() -> None:
     (queries,) = blocks(OPERATIONS, "promql")
     assert set(re.findall(r"genops_\w+", queries.text)) <= documented
     for reason in re.findall(r'reason="(\w+)"', queries.text):
-        assert cli.explain.Reason(reason)
+        assert Reason(reason)
+
+
+_EVENT_AT = {"_write": 2, "log": 1, "debug": 0, "info": 0, "warning": 0, "error": 0, "write": 0}
+"""Where a call that writes a log line has the event's name."""
+
+
+def called(node: ast.Call) -> str:
+    return node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
 
 
 def events() -> set[str]:
     """Every event that the code logs: the argument after the level of each call that writes a line."""
     found = set()
-    for tree in map(ast.parse, (path.read_text() for path in PACKAGE.glob("*.py"))):
+    for tree in (ast.parse(path.read_text()) for path in PACKAGE.glob("*.py")):
         for node in ast.walk(tree):
-            if not isinstance(node, ast.Call):
-                continue
-            place = {"_write": 2, "log": 1, "debug": 0, "info": 0, "warning": 0, "error": 0, "write": 0}.get(
-                node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", ""), 9
-            )
-            if place < len(node.args):
-                inside = ast.walk(node.args[place])
-                found |= {
-                    part.value for part in inside if isinstance(part, ast.Constant) and isinstance(part.value, str)
-                }
+            if isinstance(node, ast.Call) and _EVENT_AT.get(called(node), 9) < len(node.args):
+                parts = ast.walk(node.args[_EVENT_AT[called(node)]])
+                found |= {str(part.value) for part in parts if isinstance(part, ast.Constant)}
     return {event for event in found if re.fullmatch(r"[a-z]+(_[a-z]+)*", event)}
 
 
@@ -216,7 +219,9 @@ def test_log_line_has_the_fields_of_a_real_one(sidecar: Sidecar) -> None:
     """The log line that is shown has the fields of a real one, in their order."""
     shown = next(json.loads(block.text) for block in blocks(OPERATIONS, "json") if "event" in block.text)
     with sidecar.channel() as channel:
-        channel.unary_unary(CHECK)(check_request(token(exp=1)))
+        ask: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(CHECK)
+        ask(check_request(token(exp=1)))
+    eventually(lambda: bool(sidecar.said("check")))
     real = sidecar.said("check")[-1]
     assert list(shown) == list(real)
     assert (shown["verdict"], shown["reason"]) == (real["verdict"], real["reason"])
@@ -242,9 +247,8 @@ async def test_readiness_is_the_healths() -> None:
     async def serve(_identity: bool, _limits: bool) -> None:  # noqa: FBT001 - as Health calls it
         pass
 
-    silent = structlog.wrap_logger(
-        structlog.ReturnLogger(), wrapper_class=structlog.make_filtering_bound_logger("info")
-    )
+    level = structlog.make_filtering_bound_logger("critical")
+    silent = structlog.wrap_logger(structlog.ReturnLogger(), wrapper_class=level)
     health = Health(lambda: True, ping, serve, silent)
     await health.look()
     assert health.readiness() == http_face.Readiness(shown["ready"], shown["components"])
@@ -273,7 +277,8 @@ def test_every_named_test_exists() -> None:
     named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", SECURITY.read_text())
     assert len(named) > 20
     for file, function in named:
-        assert re.search(rf"^(async )?def {function}\(", (REPOSITORY / "tests" / file).read_text(), re.M), function
+        text = (REPOSITORY / "tests" / file).read_text()
+        assert re.search(rf"^(async )?def {function}\(", text, re.MULTILINE), function
     for row in table(SECURITY, "Advisories"):
         cases = set(re.findall(r"\b[A-F]\d\d\b", row[3]))
         assert cases or "::" in row[3], row[0]
@@ -285,7 +290,8 @@ def test_decisions_are_listed_and_complete() -> None:
     pages = sorted(DECISIONS.glob("0*.md"))
     assert [page.name for page in pages] == list(links(DECISIONS / "README.md"))
     for page in pages:
-        assert re.findall(r"^## (\w+)$", page.read_text(), re.M) == ["Context", "Decision", "Consequence"], page.name
+        headings = re.findall(r"^## (\w+)$", page.read_text(), re.MULTILINE)
+        assert headings == ["Context", "Decision", "Consequence"], page.name
 
 
 def test_every_package_has_its_job() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from genops_extauth import jose, tokens
-from genops_extauth.keyset import KeySetError, StaticKeys, parse_jwks
+from genops_extauth.keyset import StaticKeys, parse_jwks
 from genops_extauth.model import Denied, Identity
 from genops_extauth.publickey import ALGORITHMS as ALL_ALGORITHMS
 from genops_extauth.tokens import UnknownKey, Verifier
@@ -108,9 +108,9 @@ def _holds(document: object, jws: str) -> bool:
     """Check a JWS whose payload is no claims, with the pieces that `Verifier` uses."""
     try:
         keys, _ = parse_jwks(json.dumps(document).encode(), ALL_ALGORITHMS)
-        header, payload, signature = jose._segments(jws.encode())
+        header, payload, signature = map(jose.decode_base64url, jws.encode().split(b"."))
         stated = jose.parse_object(header)
-    except (KeySetError, jose.MalformedError):
+    except ValueError:
         return False
     if jose._header_refusal(stated) is not None:
         return False
