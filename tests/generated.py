@@ -53,10 +53,21 @@ def imports(tree: ast.Module) -> set[str]:
     return {name for name in found if name[0] != "_"}
 
 
+def contracts() -> list[dict[str, Any]]:
+    """The contracts of import-linter."""
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+    found: list[dict[str, Any]] = project["tool"]["importlinter"]["contracts"]
+    return found
+
+
+def rules() -> str:
+    """List what the contracts demand."""
+    return "\n".join(f"- {contract['name']}." for contract in contracts())
+
+
 def layers() -> list[list[str]]:
     """The layers of import-linter, top first."""
-    contracts = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
-    (found,) = (contract["layers"] for contract in contracts if contract["type"] == "layers")
+    (found,) = (contract["layers"] for contract in contracts() if contract["type"] == "layers")
     return [layer.split(" | ") for layer in found]
 
 
@@ -140,7 +151,7 @@ def _described(field: Mapping[str, Any]) -> str:
 
 
 PARTS = {
-    "docs/architecture.md": {"diagram": diagram, "layers": layer_table},
+    "docs/architecture.md": {"diagram": diagram, "rules": rules, "layers": layer_table},
     "docs/configuration.md": {"settings": settings_table},
 }
 """The pages with their parts, and what makes each."""

@@ -71,7 +71,10 @@ class Sidecar:
         self.config = folder / "genops.yaml"
         self.grpc = self.http = ""
         self._environ = {**os.environ, **environ}
-        self._log, self._errors = folder / "log", folder / "errors"
+        # Not beside the configuration: that folder is watched, and each line would be a change in it.
+        said = folder / "said"
+        said.mkdir()
+        self._log, self._errors = said / "log", said / "errors"
         self._process: subprocess.Popen[bytes] | None = None
         (folder / "key.pem").write_bytes(KEY.public_pem())
         self.configure(configured)

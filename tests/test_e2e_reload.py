@@ -97,6 +97,7 @@ def test_a_broken_file_changes_nothing(steady: tuple[Sidecar, Gateway], kind: st
     sidecar.configure(BROKEN[kind])
     eventually(lambda: sidecar.metric(SUCCESSFUL) == 0)
     assert [gateway.get(path).status for path in ("/open", "/new")] == [200, 401]
+    eventually(lambda: len(sidecar.said("config_refused")) > refused)
     line = sidecar.said("config_refused")[refused]
     assert (line["level"], line["in_force"]) == ("error", "the former configuration")
     assert line["detail"]
@@ -164,5 +165,6 @@ def test_what_needs_a_restart_is_said() -> None:
         )
         sidecar.configure(changed)
         takes_effect(gateway, "/new")
+        eventually(lambda: sidecar.said("restart_needed") != [])
         (line,) = sidecar.said("restart_needed")
         assert "server.grpc" in line["settings"]

@@ -194,17 +194,19 @@ async def test_nothing_new(world: World) -> None:
 
 
 async def test_cooldown_after_failure(world: World) -> None:
-    """After a failed fetch unknown kids cause none for a cooldown, although none was caused by them."""
+    """After a failed fetch unknown kids cause none for a cooldown, and are told that newer keys cannot be had."""
     keys = await world.loaded(cooldown=30.0)
     world.issuer.fault = answers(status=500)
     await world.scheduled(keys)
 
     world.now += 29.9
-    assert not await keys.refreshed()
+    with pytest.raises(KeysUnavailable, match="status"):
+        await keys.refreshed()
     assert len(world.issuer.requests) == 2
 
     world.now += 0.1
-    await keys.refreshed()
+    with pytest.raises(KeysUnavailable, match="status"):
+        await keys.refreshed()
     assert len(world.issuer.requests) == 3
 
 

@@ -70,7 +70,8 @@ def schema() -> None:
     click.echo(json.dumps(config.json_schema(), indent=2))
 
 
-@main.command("explain")
+@main.command("explain", context_settings={"allow_extra_args": True})
+@click.pass_context
 @_CONFIG
 @click.option("--method", default="GET", show_default=True, help="The request's method.")
 @click.option("--path", "target", default="/", show_default=True, help="The request's path.")
@@ -80,6 +81,7 @@ def schema() -> None:
 @click.option("--store", metavar="URL", help="Look at buckets there: the URL in a running sidecar's `listening` line.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def explain_command(
+    context: click.Context,
     path: Path | None,
     *,
     method: str,
@@ -95,6 +97,8 @@ def explain_command(
     A token comes on standard input or in a file, never on the command line, where every process could read it.
     Nothing is consumed. Exit code 0 where it would pass, 1 where it would be refused.
     """
+    if context.args:  # click would repeat it, and it may be a token
+        _fail("explain takes no argument: send a token on standard input, every process can read it here")
     fields = _fields(headers.read() if headers else b"")
     if wants_token:
         fields.append((b"authorization", b"Bearer " + _token()))

@@ -62,7 +62,8 @@ class Generations:
         """
         wanted = {entry.issuer: self._source(entry) for entry in config.identity.jwt}
         remote = {name: source for name, source in wanted.items() if isinstance(source, jwks.RemoteKeys)}
-        await asyncio.gather(*(client.refreshed() for client in remote.values() if client.current() is None))
+        unloaded = (client.refreshed() for client in remote.values() if client.current() is None)
+        await asyncio.gather(*unloaded, return_exceptions=True)  # An outage of an issuer is its tokens' matter.
         generation = Generation(
             Verifier(_issuer(entry, wanted[entry.issuer]) for entry in config.identity.jwt),
             policy_of(config),

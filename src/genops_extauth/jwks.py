@@ -26,6 +26,7 @@ import aiohttp
 
 from genops_extauth.key_fetch import FetchError, FetchFailed, fetch_keys
 from genops_extauth.keyset import KeySet
+from genops_extauth.model import KeysUnavailable
 from genops_extauth.secure_uri import require_secure
 
 _FIRST_RETRY = 1.0
@@ -134,14 +135,17 @@ class RemoteKeys:
     async def refreshed(self) -> bool:
         """Ask for newer keys, for an unknown kid: join the fetch under way, or cause one unless cooling down.
 
-        True when the keys changed. Cancelling this ends the waiting only: put any time limit around it.
+        True when the keys changed. Raises `KeysUnavailable` where nobody can tell, for the last fetch failed.
+        Cancelling this ends the waiting only: put any time limit around it.
         """
-        if (flight := self._under_way()) is None:
-            if self._closed or self._clock() < max(self._asked_until, self._failed_until):
-                return False
+        flight = self._under_way()
+        if flight is None and not self._closed and self._clock() >= max(self._asked_until, self._failed_until):
             self._asked_until = self._clock() + self._settings.cooldown
             flight = self._take_off()
-        return await _landed(flight)
+        changed = flight is not None and await _landed(flight)
+        if self._last_error is not None:
+            raise KeysUnavailable(f"the latest keys could not be fetched: {self._last_error}")
+        return changed
 
     def status(self) -> KeyStatus:
         """What metrics, readiness and the admin API say of these keys."""

@@ -6,6 +6,7 @@ into a generation first and then swapped in by one assignment.
 
 import asyncio
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import watchfiles
@@ -81,13 +82,29 @@ class Reloader:
     async def _watch_files(self) -> None:
         """Watch folders, not files: editors and Kubernetes replace a file (and the link to it) rather than write it."""
         while True:
-            folders = {file.parent for file in self._files()}
+            files = self._files()
             self._moved.clear()
+            names = {file.name for file in files}
             self.ask()  # What changed while nobody watched is found by looking; a file that did not is passed over.
-            async for _ in watchfiles.awatch(*folders, watch_filter=None, recursive=False, stop_event=self._moved):
-                self.ask()
+            try:
+                async for _ in watchfiles.awatch(
+                    *{file.parent for file in files},
+                    watch_filter=partial(_is_ours, names),
+                    recursive=False,
+                    stop_event=self._moved,
+                ):
+                    self.ask()
+            except (OSError, RuntimeError) as error:
+                self._log.error("config_not_watched", detail=str(error), advice="send SIGHUP after a change")
+                return
 
     def _files(self) -> set[Path]:
         path = (self._path or Path()).absolute()
         named = [entry.keys.public_key_file for entry in self._current.identity.jwt]
         return {path, *(path.parent / name for name in named if name)}
+
+
+def _is_ours(names: set[str], _change: watchfiles.Change, path: str) -> bool:
+    """Whether what changed is a file of ours, or the link that Kubernetes swaps (``..data``)."""
+    name = Path(path).name
+    return name in names or name.startswith("..")
