@@ -26,6 +26,7 @@ from faulty_issuer import (
 from genops_extauth.jwks import Fetched, RemoteKeys, Settings, _pause
 from genops_extauth.key_fetch import FetchError, open_session
 from genops_extauth.keyset import KeySet
+from genops_extauth.model import KeysUnavailable
 
 _ALGORITHMS = frozenset({"ES256"})
 _OLD = public_jwk(ec.generate_private_key(ec.SECP256R1()), "old")
