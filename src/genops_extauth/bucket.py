@@ -162,6 +162,10 @@ def peek(states: Mapping[bytes, State], hits: Sequence[Hit], now: int) -> Answer
 
 def answer(operation: Operation, hits: Sequence[Hit], found: Sequence[int]) -> Answer:
     """What a group is told, from the level (in parts) that each of its hits found."""
+    if len(hits) == 1:  # Nearly always; what follows comes to the same, in twice the time.
+        asked, fits = cost(hits[0]), cost(hits[0]) <= found[0]
+        left = found[0] - asked if fits and operation is Operation.ACQUIRE else found[0]
+        return Answer(fits, (_told(hits[0].shape, left, fits=fits, asked=asked),))
     costs = [cost(hit) for hit in hits]
     granted = all(map(int.__le__, costs, found))
     first: dict[bytes, int] = {}

@@ -9,8 +9,8 @@ Three habits of Envoy's ext_authz filter shape the answers:
 - Newer releases honour ``append_action``, and its zero value appends behind the client's copy; older ones overwrite.
   So every header says OVERWRITE_IF_EXISTS_OR_ADD, which both understand alike.
 
-An allowed answer is put together from bytes: what depends on the identity only is serialised once and remembered, the
-rest (decision id, aliases seen, a new request id) is appended. That is 2 us instead of 8.
+Answers are put together from bytes: what depends on the identity only is serialised once and remembered, the rest
+(decision id, aliases seen, a new request id) is appended. That is 1 us instead of 8.
 """
 
 import json
@@ -18,12 +18,11 @@ from collections.abc import Iterable, Mapping
 from functools import cache, lru_cache
 
 from google.protobuf.message import DecodeError
-from google.protobuf.struct_pb2 import Struct
 
 from genops_extauth._pb import ext_authz_pb2 as authz
 from genops_extauth.model import Allowed, Denied, Grant, Outcome, Reason, Request
 from genops_extauth.policy import DENIALS, Denial
-from genops_extauth.wire import field
+from genops_extauth.wire import field, number
 
 _GRANTS_KEPT = 16_384  # as many as a gate's generation keeps
 _NONE_REPEATED: frozenset[str] = frozenset()
@@ -86,37 +85,45 @@ def write_check(outcome: Outcome) -> bytes:
     verdict = outcome.verdict
     if isinstance(verdict, Denied):
         return refusal(verdict.reason) + field(4, _decision(outcome.decision_id))
-    ok, metadata = _granted(verdict.grant)
     if verdict.aliases or verdict.request_id:
-        ok += _extras(verdict)
-    return _STATUS_OK + field(3, ok) + field(4, metadata + _decision(outcome.decision_id))
+        return _allowed(verdict.grant, _extras(verdict), outcome.decision_id)
+    return _up_to_id(verdict.grant, len(outcome.decision_id)) + outcome.decision_id.encode()
 
 
 _STATUS_OK = b"\x0a\x00"  # CheckResponse.status, present and empty: google.rpc.Code.OK
 
 
+def _allowed(grant: Grant, extras: bytes, decision_id: str) -> bytes:
+    """A CheckResponse, the decision's id at its very end. `extras` are further fields of its OkHttpResponse."""
+    headers = b"".join(_overwrite(name, value) for name, value in grant.headers)
+    metadata = b"".join(_fact(name, value) for name, value in grant.metadata)
+    ok = field(3, headers + _removed(grant.removed) + extras)
+    return _STATUS_OK + ok + field(4, metadata + _decision(decision_id))
+
+
 @lru_cache(maxsize=_GRANTS_KEPT)
-def _granted(grant: Grant) -> tuple[bytes, bytes]:
-    """Serialise what depends on the grant only: an OkHttpResponse and a Struct."""
-    response = authz.OkHttpResponse(
-        headers=[_overwrite(name, value) for name, value in grant.headers], headers_to_remove=grant.removed
-    )
-    metadata = Struct()
-    metadata.update(dict(grant.metadata))
-    return response.SerializeToString(), metadata.SerializeToString()
+def _up_to_id(grant: Grant, size: int) -> bytes:
+    """The usual answer for a grant, up to a decision id of `size` bytes: all that is the same each time."""
+    return _allowed(grant, b"", "0" * size)[:-size]
 
 
 def _extras(verdict: Allowed) -> bytes:
-    """The rest of the OkHttpResponse: repeated fields may come in any number of pieces (protobuf's encoding guide)."""
-    headers = [_overwrite("x-request-id", verdict.request_id)] if verdict.request_id else []
-    return authz.OkHttpResponse(headers=headers, headers_to_remove=verdict.aliases).SerializeToString()
+    request_id = _overwrite("x-request-id", verdict.request_id) if verdict.request_id else b""
+    return request_id + _removed(verdict.aliases)
 
 
-def _overwrite(name: str, value: str) -> authz.HeaderValueOption:
-    return authz.HeaderValueOption(
-        header=authz.HeaderValue(key=name.encode(), value=value.encode()),
-        append_action=authz.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD,
-    )
+# Customers of a team share all but their id: a new token costs one new entry here, and not ten.
+@lru_cache(maxsize=4096)
+def _overwrite(name: str, value: str) -> bytes:
+    """One HeaderValueOption, of an OkHttpResponse or a DeniedHttpResponse: field 2 of both."""
+    header = field(1, name.encode()) + field(2, value.encode())
+    return field(2, field(1, header) + number(3, authz.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD))
+
+
+@lru_cache(maxsize=1024)
+def _removed(names: tuple[str, ...]) -> bytes:
+    """OkHttpResponse.headers_to_remove."""
+    return b"".join(field(5, name.encode()) for name in names)
 
 
 @cache
@@ -126,14 +133,9 @@ def refusal(reason: Reason) -> bytes:
     fields = {"content-type": "application/json", "cache-control": "no-store"}
     if denial.challenge:
         fields["www-authenticate"] = denial.challenge
-    return authz.CheckResponse(
-        status=authz.Status(code=denial.code, message=denial.error),
-        denied_response=authz.DeniedHttpResponse(
-            status=authz.HttpStatus(code=denial.status),
-            headers=[_overwrite(name, value) for name, value in fields.items()],
-            body=denial_body(denial),
-        ),
-    ).SerializeToString()
+    headers = b"".join(_overwrite(name, value) for name, value in fields.items())
+    denied = field(1, number(1, denial.status)) + headers + field(3, denial_body(denial))
+    return field(1, number(1, denial.code) + field(2, denial.error.encode())) + field(2, denied)
 
 
 def denial_body(denial: Denial) -> bytes:
@@ -142,5 +144,12 @@ def denial_body(denial: Denial) -> bytes:
 
 
 def _decision(decision_id: str) -> bytes:
-    """One entry of a Struct: ``decision_id``. Strings only: descriptors match no other metadata values."""
-    return field(1, field(1, b"decision_id") + field(2, field(3, decision_id.encode())))
+    return _entry("decision_id", decision_id)
+
+
+def _entry(name: str, value: str) -> bytes:
+    """One entry of a Struct. Always a string: descriptors match no other metadata values."""
+    return field(1, field(1, name.encode()) + field(2, field(3, value.encode())))
+
+
+_fact = lru_cache(maxsize=4096)(_entry)
