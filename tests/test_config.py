@@ -640,13 +640,14 @@ def test_a_password_in_the_file_is_told_where_it_belongs(folder: Folder) -> None
 @pytest.mark.parametrize(
     ("changes", "changed"),
     [
-        ("log: {level: debug}\ntiers: {free: {limit: 1/hour}}\nserver: {drain_delay: 1s}", ()),
+        ("tiers: {free: {limit: 1/hour}}\nrate_limits: {headers: false}\nstore: {key_prefix: x}", ()),
+        ("log: {level: debug}\nserver: {drain_delay: 1s}", ("drain_delay", "level")),
         ("server: {grpc: 'unix:/a', http: '127.0.0.1:1', transport: grpcio}", ("grpc", "http", "transport")),
-        ("store: {url: 'a:1', timeout: 1s, key_prefix: x}", ("url", "timeout", "key_prefix")),
+        ("store: {url: 'a:1', timeout: 1s}", ("url", "timeout")),
     ],
 )
 def test_what_takes_a_restart(folder: Folder, changes: str, changed: tuple[str, ...]) -> None:
-    """Addresses, transport and store are named when they change; what a reload can change is not."""
+    """Addresses, the store, the log and the ways to stop are named when they change; what a reload can change is not."""
     named = restart_only(folder.load(ISSUER), folder.load(ISSUER + changes))
 
     assert tuple(name.partition(".")[2] for name in named) == changed

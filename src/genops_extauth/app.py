@@ -12,14 +12,17 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
+from structlog.typing import FilteringBoundLogger
 
 from genops_extauth import __version__, http_face, logs
+from genops_extauth.config import load
 from genops_extauth.embedded import EmbeddedValkey
-from genops_extauth.gate import Clocks, Gate, Generation
+from genops_extauth.gate import Clocks, Gate
 from genops_extauth.generations import Generations
 from genops_extauth.grpc_face import AUTHORIZATION, RATE_LIMIT, Face
 from genops_extauth.health import Health
@@ -32,61 +35,72 @@ from genops_extauth.settings import Config
 from genops_extauth.telemetry import Telemetry
 
 
+@dataclass(frozen=True, slots=True)
+class _Sidecar:
+    """What runs, once built."""
+
+    log: FilteringBoundLogger
+    store: RedisStore
+    grpc: GrpcServer
+    http: HttpServer
+    health: Health
+    reloader: Reloader
+
+
 async def serve(config: Config, path: Path | None, environ: Mapping[str, str]) -> None:
     """Serve until SIGTERM or SIGINT; a second one ends the drain delay.
 
     Raises `server.ListenError` and `embedded.EmbeddedValkeyError` where it cannot start.
     """
-    transport = choose_transport(config.server.transport)
     async with AsyncExitStack() as stack:
-        sink, log = logs.open_log(sys.stdout.fileno(), style=config.log.format, level=config.log.level)
-        stack.push_async_callback(asyncio.to_thread, sink.close)  # it waits for whoever reads the log
-        stack.enter_context(logs.standard_logging(log))
-        metrics = Metrics(registry := CollectorRegistry())
-        metrics.configured(config.tiers, [entry.issuer for entry in config.identity.jwt])
-        telemetry = Telemetry(metrics, log)
-
-        store = await _open_store(config, stack)
-        generations = await stack.enter_async_context(Generations(partial(_tell_fetch, telemetry)))
-        gate = _gate(await generations.build(config), store, telemetry)
-        metrics.watch_keys(partial(_keys_now, generations))
-        metrics.watch_token_caches(lambda: gate.generation.verifier.statistics())  # noqa: PLW0108 - the generation changes
-        metrics.watch_log(sink.statistics)
-
-        face = Face(gate)
-        grpc_server = GrpcServer(face.handlers(), str(config.server.grpc), transport)
-        health = Health(lambda: generations.ready, store.ping, partial(_tell, grpc_server), log)
-        http_server = HttpServer(http_face.app(health.readiness, registry), str(config.server.http))
-        reloader = Reloader(
-            current=config,
-            path=path,
-            environ=environ,
-            gate=gate,
-            generations=generations,
-            metrics=metrics,
-            telemetry=telemetry,
-            log=log,
-        )
-        await health.look()
-        http = await http_server.start()
-        stack.push_async_callback(http_server.stop)
-        grpc = await grpc_server.start()
-
-        stop, hurry = _signals(reloader.ask)
+        sidecar = await _build(config, path, environ, stack)
+        await sidecar.health.look()
+        http = await sidecar.http.start()
+        stack.push_async_callback(sidecar.http.stop)
+        grpc = await sidecar.grpc.start()
+        stop, hurry = _signals(sidecar.reloader.ask)
         async with asyncio.TaskGroup() as tasks:
-            watching = [tasks.create_task(health.watch()), tasks.create_task(reloader.watch())]
-            # What lives as long as the process is not looked at again: fewer and shorter pauses.
-            gc.collect()
-            gc.freeze()
-            gc.set_threshold(20_000, 20, 20)
-            log.info("listening", grpc=grpc, http=http, transport=transport, store=repr(store), version=__version__)
+            watching = [tasks.create_task(sidecar.health.watch()), tasks.create_task(sidecar.reloader.watch())]
+            _spare_the_collector()
+            where = {"grpc": grpc, "http": http, "transport": sidecar.grpc.transport, "store": sidecar.store.address}
+            sidecar.log.info("listening", **where, version=__version__)
             await stop.wait()
-            log.info("draining", seconds=config.server.drain_delay)
-            health.stopping()
-            await drain(grpc_server, hurry, config.server.drain_delay, config.server.shutdown_grace)
+            sidecar.log.info("draining", seconds=config.server.drain_delay)
+            sidecar.health.stopping()
+            await drain(sidecar.grpc, hurry, config.server.drain_delay, config.server.shutdown_grace)
             for task in watching:
                 task.cancel()
-        log.info("stopped")
+        sidecar.log.info("stopped")
+
+
+async def _build(config: Config, path: Path | None, environ: Mapping[str, str], stack: AsyncExitStack) -> _Sidecar:
+    sink, log = logs.open_log(sys.stdout.fileno(), style=config.log.format, level=config.log.level)
+    stack.push_async_callback(asyncio.to_thread, sink.close)  # it waits for whoever reads the log
+    stack.enter_context(logs.standard_logging(log))
+    metrics = Metrics(registry := CollectorRegistry())
+    telemetry = Telemetry(metrics, log)
+    telemetry.configured(config.tiers, [entry.issuer for entry in config.identity.jwt])
+
+    store = await _open_store(config, stack)
+    generations = await stack.enter_async_context(Generations(partial(_tell_fetch, telemetry)))
+    gate = Gate(await generations.build(config), store, Clocks(time.time, time.monotonic), telemetry, new_id=_new_id)
+    metrics.watch_keys(partial(_keys_now, generations))
+    metrics.watch_token_caches(lambda: gate.generation.verifier.statistics())  # noqa: PLW0108 - the generation changes
+    metrics.watch_log(sink.statistics)
+
+    grpc = GrpcServer(Face(gate).handlers(), str(config.server.grpc), choose_transport(config.server.transport))
+    health = Health(lambda: generations.ready, store.ping, partial(_tell, grpc), log)
+    http = HttpServer(http_face.app(health.readiness, registry), str(config.server.http))
+    read = partial(load, path, environ)
+    reloader = Reloader(config, read=read, path=path, gate=gate, generations=generations, telemetry=telemetry)
+    return _Sidecar(log, store, grpc, http, health, reloader)
+
+
+def _spare_the_collector() -> None:
+    """Leave out what lives as long as the process, and look at the rest less often: its objects die by themselves."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 async def _open_store(config: Config, stack: AsyncExitStack) -> RedisStore:
@@ -97,11 +111,6 @@ async def _open_store(config: Config, stack: AsyncExitStack) -> RedisStore:
     store = RedisStore(url, password=secret, timeout=config.store.timeout)
     stack.push_async_callback(store.close)
     return store
-
-
-def _gate(generation: Generation, store: RedisStore, telemetry: Telemetry) -> Gate:
-    clocks = Clocks(time.time, time.monotonic)
-    return Gate(generation, store, clocks, telemetry, new_id=_new_id)
 
 
 def _new_id() -> str:

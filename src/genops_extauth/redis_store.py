@@ -54,7 +54,8 @@ class RedisStore:
 
     def __init__(self, url: str, *, password: str | None = None, timeout: float = 0.1, in_flight: int = 4) -> None:
         self._idle = [Link(url, password=password) for _ in range(in_flight)]
-        self._address = self._idle[0].address
+        self.address = self._idle[0].address
+        """Where it is, without secrets."""
         self._timeout = timeout
         self._waiting: deque[Asked] = deque()
         self._running: set[asyncio.Task[None]] = set()
@@ -64,7 +65,7 @@ class RedisStore:
         self._failures: Counter[str] = Counter()
 
     def __repr__(self) -> str:
-        return f"RedisStore({self._address})"
+        return f"RedisStore({self.address})"
 
     async def acquire(self, hits: Sequence[Hit]) -> Answer:
         """Take all of `hits` or nothing. Raises StoreUnavailable in time; the store may still have counted them.
@@ -150,8 +151,8 @@ class RedisStore:
                 continue
             self._failures[kind] += 1
             # One exception per caller: each grows a traceback of its own.
-            each.answer.set_exception(translated(error, self._address))
+            each.answer.set_exception(translated(error, self.address))
 
     def _refusal(self, kind: str, advice: str) -> StoreUnavailable:
         self._failures[kind] += 1
-        return StoreUnavailable(f"{kind}: the store {self._address} is not asked: {advice}")
+        return StoreUnavailable(f"{kind}: the store {self.address} is not asked: {advice}")

@@ -5,44 +5,38 @@ into a generation first and then swapped in by one assignment.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import watchfiles
-from structlog.typing import FilteringBoundLogger
 
 from genops_extauth import config
 from genops_extauth.gate import Gate
 from genops_extauth.generations import Generations
-from genops_extauth.metrics import Metrics
 from genops_extauth.settings import Config
 from genops_extauth.telemetry import Telemetry
 
 
 class Reloader:
-    """Replaces the gate's generation. `current` is the configuration in force, read from `path` and `environ`."""
+    """Replaces the gate's generation. `current` is the configuration in force; `read` reads it anew, from `path`."""
 
     def __init__(
         self,
-        *,
         current: Config,
+        *,
+        read: Callable[[], Config],
         path: Path | None,
-        environ: Mapping[str, str],
         gate: Gate,
         generations: Generations,
-        metrics: Metrics,
         telemetry: Telemetry,
-        log: FilteringBoundLogger,
     ) -> None:
         self._current = current
+        self._read = read
         self._path = path
-        self._environ = environ
         self._gate = gate
         self._generations = generations
-        self._metrics = metrics
         self._telemetry = telemetry
-        self._log = log
         self._refused = False
         self._asked = asyncio.Event()
         self._moved = asyncio.Event()
@@ -64,7 +58,7 @@ class Reloader:
     async def reload(self) -> None:
         """Read everything anew, and take it over where it is right. Raises nothing for what the files hold."""
         try:
-            new = await asyncio.to_thread(config.load, self._path, self._environ)
+            new = await asyncio.to_thread(self._read)
         except config.ConfigError as error:
             self._refused = True
             self._telemetry.reloaded(error="; ".join(map(str, error.problems)))
@@ -72,8 +66,8 @@ class Reloader:
         if new == self._current and not self._refused:
             return
         if fixed := config.restart_only(self._current, new):
-            self._log.warning("restart_needed", settings=", ".join(fixed))
-        self._metrics.configured(new.tiers, [entry.issuer for entry in new.identity.jwt])
+            self._telemetry.restart_needed(fixed)
+        self._telemetry.configured(new.tiers, [entry.issuer for entry in new.identity.jwt])
         self._gate.generation = await self._generations.build(new)
         self._current, self._refused = new, False
         self._moved.set()
@@ -95,7 +89,7 @@ class Reloader:
                 ):
                     self.ask()
             except (OSError, RuntimeError) as error:
-                self._log.error("config_not_watched", detail=str(error), advice="send SIGHUP after a change")
+                self._telemetry.not_watched(error)
                 return
 
     def _files(self) -> set[Path]:

@@ -59,6 +59,7 @@ class GrpcServer:
 
     def __init__(self, handlers: Handlers, address: str, transport: Transport) -> None:
         self._address = address
+        self.transport = transport
         self._server = _native_server() if transport == "native" else grpc.aio.server(options=_OPTIONS)
         self.health = grpc_health.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self.health, self._server)

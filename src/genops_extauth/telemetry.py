@@ -7,7 +7,7 @@ flood must not burn the sidecar.
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 from structlog.typing import FilteringBoundLogger
@@ -89,6 +89,18 @@ class Telemetry:
             self._log.error("config_refused", detail=error, in_force="the former configuration")
         else:
             self._log.info("config_reloaded")
+
+    def configured(self, tiers: Iterable[str], issuers: Iterable[str]) -> None:
+        """Learn the names that a configuration knows, before it is in force."""
+        self._metrics.configured(tiers, issuers)
+
+    def restart_needed(self, settings: Iterable[str]) -> None:
+        """Say which changed settings a reload does not take over."""
+        self._log.warning("restart_needed", settings=", ".join(settings))
+
+    def not_watched(self, error: Exception) -> None:
+        """Say that changes of the files are not noticed, and what to do after one."""
+        self._log.error("config_not_watched", detail=str(error), advice="send SIGHUP after a change")
 
     def _write(self, sampler: Sampler, level: int, event: str, kind: str, fields: Callable[[], _Fields]) -> None:
         if not self._log.is_enabled_for(level):
