@@ -647,7 +647,7 @@ def test_a_password_in_the_file_is_told_where_it_belongs(folder: Folder) -> None
     ],
 )
 def test_what_takes_a_restart(folder: Folder, changes: str, changed: tuple[str, ...]) -> None:
-    """Addresses, the store, the log and the ways to stop are named when they change; what a reload can change is not."""
+    """Addresses, the store, the log and how to stop are named when they change; what a reload can change is not."""
     named = restart_only(folder.load(ISSUER), folder.load(ISSUER + changes))
 
     assert tuple(name.partition(".")[2] for name in named) == changed

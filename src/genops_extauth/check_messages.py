@@ -84,7 +84,7 @@ def write_check(outcome: Outcome) -> bytes:
     """Write the CheckResponse of an outcome."""
     verdict = outcome.verdict
     if isinstance(verdict, Denied):
-        return refusal(verdict.reason) + field(4, _decision(outcome.decision_id))
+        return _refused_up_to_id(verdict.reason, len(outcome.decision_id)) + outcome.decision_id.encode()
     if verdict.aliases or verdict.request_id:
         return _allowed(verdict.grant, _extras(verdict), outcome.decision_id)
     return _up_to_id(verdict.grant, len(outcome.decision_id)) + outcome.decision_id.encode()
@@ -127,8 +127,12 @@ def _removed(names: tuple[str, ...]) -> bytes:
 
 
 @cache
+def _refused_up_to_id(reason: Reason, size: int) -> bytes:
+    return (refusal(reason) + field(4, _decision("0" * size)))[:-size]
+
+
 def refusal(reason: Reason) -> bytes:
-    """Serialise a refusal without its decision id; there are as many as reasons."""
+    """Write a refusal without a decision id."""
     denial = DENIALS[reason]
     fields = {"content-type": "application/json", "cache-control": "no-store"}
     if denial.challenge:

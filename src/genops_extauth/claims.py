@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from genops_extauth.model import Denied, Reason
 
@@ -18,8 +18,7 @@ _ATTRIBUTE = re.compile(r"[!-+\--~]+(?: [!-+\--~]+)*")
 joins or splits lists would read two values."""
 
 
-@dataclass(frozen=True, slots=True)
-class Period:
+class Period(NamedTuple):
     """When a token holds: from `since` until just before `until`, with the leeway in them; `expires_at` is without."""
 
     since: float

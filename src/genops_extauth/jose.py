@@ -8,9 +8,8 @@ different claims.
 import binascii
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from genops_extauth.model import Denied, Reason
 
@@ -35,8 +34,7 @@ class MalformedError(ValueError):
     """Raised when bytes are not in the one permitted form. The message never holds any of them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Signed:
+class Signed(NamedTuple):
     """A compact JWS taken apart, its signature not checked. `algorithm` and `kid` are the header's, typed."""
 
     algorithm: str

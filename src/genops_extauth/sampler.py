@@ -3,9 +3,10 @@
 import time
 from collections.abc import Callable, Hashable
 
-# zap's production configuration, which Kubernetes' controllers use too.
+# zap's production configuration, which Kubernetes' controllers use too, has 100 and 100. One process refuses 12,000
+# expired tokens a second, and with every 100th written the lines were a twentieth of its work.
 _FIRST = 100
-_THEREAFTER = 100
+_THEREAFTER = 1000
 
 
 class _Window:

@@ -14,7 +14,7 @@ import math
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import jwt
 
@@ -83,8 +83,7 @@ class Statistics:
     refused: CacheStatistics
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Finding:
+class _Finding(NamedTuple):
     """What is known of a token, and when it is true: from `since` until just before `until`, and with these keys."""
 
     answer: Identity | Denied
