@@ -55,8 +55,8 @@ async def serve(config: Config, path: Path | None, environ: Mapping[str, str]) -
     async with AsyncExitStack() as stack:
         sidecar = await _build(config, path, environ, stack)
         await sidecar.health.look()
-        http = await sidecar.http.start()
         stack.push_async_callback(sidecar.http.stop)
+        http = await sidecar.http.start()
         grpc = await sidecar.grpc.start()
         stop, hurry = _signals(sidecar.reloader.ask)
         async with asyncio.TaskGroup() as tasks:

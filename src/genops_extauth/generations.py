@@ -58,7 +58,6 @@ class Generations:
         """Build the generation of a configuration that is right in itself.
 
         It comes once each new issuer's keys were fetched, or could not be: the first requests after a reload find them.
-        Clients that it does not use are ended.
         """
         wanted = {entry.issuer: self._source(entry) for entry in config.identity.jwt}
         remote = {name: source for name, source in wanted.items() if isinstance(source, jwks.RemoteKeys)}
@@ -72,9 +71,12 @@ class Generations:
             {name: client.refreshed for name, client in remote.items()},
         )
         self.sources = wanted
-        unused = [place for place, client in self._clients.items() if client not in remote.values()]
-        await self._close([self._clients.pop(place) for place in unused])
         return generation
+
+    async def retire(self) -> None:
+        """End the clients that the latest generation does not use, once the one before it serves nobody new."""
+        unused = [place for place, client in self._clients.items() if client not in self.sources.values()]
+        await self._close([self._clients.pop(place) for place in unused])
 
     def _source(self, entry: issuers.Issuer) -> KeySource:
         algorithms = frozenset(entry.algorithms)

@@ -65,8 +65,10 @@ class Health:
             )
         elif before[1] is False:
             self._log.info("store_available")
-        if before[0] != self._identity:
-            self._log.log(20 if self._identity else 40, "identity_ready" if self._identity else "identity_not_ready")
+        if self._identity and not before[0]:
+            self._log.info("identity_ready")
+        elif before[0] and not self._identity:
+            self._log.error("identity_not_ready", consequence="every token is answered 503")
 
     async def watch(self) -> None:
         """Look again and again, until cancelled."""
@@ -79,4 +81,7 @@ class Health:
             await self._ping()
         except StoreUnavailable as error:
             return str(error)
+        except Exception as error:  # noqa: BLE001 - a defect in looking must not end what is looked at
+            self._log.error("internal_error", error=type(error).__name__, exc_info=error)
+            return "internal error"
         return ""

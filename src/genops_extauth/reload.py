@@ -53,7 +53,11 @@ class Reloader:
             while True:
                 await self._asked.wait()
                 self._asked.clear()
-                await self.reload()
+                try:
+                    await self.reload()
+                except Exception as error:  # noqa: BLE001 - a defect in reloading must not end what runs
+                    self._telemetry.failed(error)
+                    self._telemetry.reloaded(error="internal error")
 
     async def reload(self) -> None:
         """Read everything anew, and take it over where it is right. Raises nothing for what the files hold."""
@@ -69,6 +73,7 @@ class Reloader:
             self._telemetry.restart_needed(fixed)
         self._telemetry.configured(new.tiers, [entry.issuer for entry in new.identity.jwt])
         self._gate.generation = await self._generations.build(new)
+        await self._generations.retire()
         self._current, self._refused = new, False
         self._moved.set()
         self._telemetry.reloaded()

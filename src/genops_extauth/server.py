@@ -100,21 +100,13 @@ class HttpServer:
 
     async def start(self) -> str:
         """Listen, and return the address listened on. Raises `ListenError`."""
-        refuse_taken(self._address)
+        host, _, port = self._address.rpartition(":")
         await self._runner.setup()
         try:
-            await self._site().start()
+            await web.TCPSite(self._runner, host.strip("[]"), int(port), reuse_port=False).start()
         except OSError as error:
             raise ListenError(f"server.http: cannot listen on {self._address}: {_TAKEN}") from error
-        if self._address.startswith("unix:"):
-            return self._address
-        return f"{self._address.rpartition(':')[0]}:{self._runner.addresses[0][1]}"
-
-    def _site(self) -> web.BaseSite:
-        if self._address.startswith("unix:"):
-            return web.UnixSite(self._runner, self._address.removeprefix("unix:"))
-        host, _, port = self._address.rpartition(":")
-        return web.TCPSite(self._runner, host.strip("[]"), int(port), reuse_port=False)
+        return f"{host}:{self._runner.addresses[0][1]}"
 
     async def stop(self) -> None:
         """Close the port and every connection."""
