@@ -2,7 +2,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from genops_extauth import jose
+from genops_extauth.model import Denied, Reason
 from minting import base64url
+
+
+def test_a_header_is_short() -> None:
+    """A header over 2 KiB is refused unread: it is the part that every new token makes us parse."""
+    header = base64url(b'{"alg":"EdDSA","x":"' + b"a" * 2000 + b'"}')
+    assert jose.parse(header + b".e30.AAAA") == Denied(Reason.TOKEN_MALFORMED, "the header is too long")
+
+
+def test_objects_are_few() -> None:
+    """Thousands of objects in a payload are refused before they are parsed, for each costs a call of ours."""
+    header, payload = base64url(b'{"alg":"EdDSA"}'), base64url(b'{"a":[' + b"{}," * 3000 + b"{}]}")
+    assert jose.parse(header + b"." + payload + b".AAAA") == Denied(Reason.TOKEN_CLAIMS_MALFORMED, "too many objects")
 
 
 @given(st.binary(max_size=12) | st.text("AQgwBZ09_-", max_size=9).map(str.encode))

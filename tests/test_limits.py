@@ -53,6 +53,13 @@ def test_an_address_meets_the_anonymous_limit() -> None:
     )
 
 
+def test_a_network_meets_the_anonymous_limit() -> None:
+    """A masked_remote_address descriptor is one bucket a network, for who owns one has addresses without end."""
+    met = match(("masked_remote_address", "2001:db8::/64"))
+
+    assert met == Match(ANONYMOUS, b"genops:{genops|masked_remote_address=2001:db8::/64}:tb60", defaulted=False)
+
+
 @pytest.mark.parametrize(
     "entries",
     [

@@ -46,6 +46,8 @@ def logged(tmp_path: Path) -> Iterator[Logged]:
         ("rediss://:secret@host", "rediss://:[redacted]@host"),
         ("https://auth.example.com:443/keys", "https://auth.example.com:443/keys"),
         ("the eyJ of a storm", "the eyJ of a storm"),
+        (f"/x/{TOKEN.replace('eyJ', 'ewoJ', 1)}{'a' * 72}", "/x/[redacted]"),
+        ("inference.customers.example.com", "inference.customers.example.com"),
     ],
 )
 def test_redaction(text: str, redacted: str) -> None:

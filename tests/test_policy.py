@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from genops_extauth import policy
 from genops_extauth.model import Allowed, Denied, Grant, Identity, Reason, Request
 from genops_extauth.policy import NOBODY, RESERVED, Policy
 
@@ -58,6 +59,7 @@ def test_what_is_set_is_never_removed(attributes: dict[str, str]) -> None:
         "x_customer_id",
         "x.user.id",
         "x-tenant_id",
+        "x!genops~team",
     ],
 )
 def test_every_spelling_of_a_reserved_header_is_removed(name: str) -> None:
@@ -66,6 +68,18 @@ def test_every_spelling_of_a_reserved_header_is_removed(name: str) -> None:
 
     assert isinstance(verdict, Allowed)
     assert verdict.aliases == (name,)
+
+
+def test_names_that_a_client_invents_are_not_remembered() -> None:
+    """Long lists of names leave nothing behind, so a client cannot fill the memory with new ones."""
+    before = policy._known_aliases.cache_info().currsize
+    for number in range(50):
+        names = {f"x_genops_{number}_{i:040d}": b"" for i in range(90)}
+        verdict = decide(Request("GET", "/", "api.test", names))
+        assert isinstance(verdict, Allowed)
+        assert len(verdict.aliases) == 90
+
+    assert policy._known_aliases.cache_info().currsize == before
 
 
 @pytest.mark.parametrize("name", ["x-forwarded-for", "x-customer", "xgenops-team", "genops-team", "accept"])

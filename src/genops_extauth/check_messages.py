@@ -108,19 +108,21 @@ def _up_to_id(grant: Grant, size: int) -> bytes:
 
 
 def _extras(verdict: Allowed) -> bytes:
-    request_id = _overwrite("x-request-id", verdict.request_id) if verdict.request_id else b""
+    request_id = _option("x-request-id", verdict.request_id) if verdict.request_id else b""
     return request_id + _removed(verdict.aliases)
 
 
-# Customers of a team share all but their id: a new token costs one new entry here, and not ten.
-@lru_cache(maxsize=4096)
-def _overwrite(name: str, value: str) -> bytes:
+def _option(name: str, value: str) -> bytes:
     """One HeaderValueOption, of an OkHttpResponse or a DeniedHttpResponse: field 2 of both."""
     header = field(1, name.encode()) + field(2, value.encode())
     return field(2, field(1, header) + number(3, authz.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD))
 
 
-@lru_cache(maxsize=1024)
+# Customers of a team share all but their id: a new token costs one new entry here, and not ten. What a client chooses
+# is never remembered.
+_overwrite = lru_cache(maxsize=4096)(_option)
+
+
 def _removed(names: tuple[str, ...]) -> bytes:
     """OkHttpResponse.headers_to_remove."""
     return b"".join(field(5, name.encode()) for name in names)

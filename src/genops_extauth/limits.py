@@ -8,6 +8,7 @@ to nodes of the same tree:
     customer_tier=<other>  -> customer_id=*   the default tier's rule, and its bucket
     customer_id=*                             the same
     remote_address=*                          the anonymous rule, one bucket an address
+    masked_remote_address=*                   the same, one bucket a network
 
 An unknown or missing tier meets the bucket of the default tier: a client that could choose its spelling would
 otherwise choose a fresh bucket with it.
@@ -27,7 +28,8 @@ from genops_extauth.model import CurrentLimit
 
 TIER_KEY = b"customer_tier"
 CUSTOMER_KEY = b"customer_id"
-ADDRESS_KEY = b"remote_address"
+ADDRESS_KEYS = (b"remote_address", b"masked_remote_address")
+"""Envoy's two actions. Who has an IPv6 network has 2^64 addresses: only the masked one limits him."""
 
 _PLAIN = re.compile(rb"[0-9A-Za-z._@:/+-]{1,64}")
 _UNSAFE = re.compile(rb"[^0-9A-Za-z._@:/+-]")
@@ -118,7 +120,7 @@ def tier_tree(domain: str, tiers: Mapping[str, Rule], default_tier: str, anonymo
         (CUSTOMER_KEY, None): replace(customer, path=fallback.path + customer.path, defaulted=True),
     }
     if anonymous is not None:
-        children[ADDRESS_KEY, None] = Node(b"|%s=" % ADDRESS_KEY, takes_value=True, rule=anonymous)
+        children |= {(key, None): Node(b"|%s=" % key, takes_value=True, rule=anonymous) for key in ADDRESS_KEYS}
     root = Node(_written(domain.encode()), takes_value=False, children=children)
     return Tree({domain.encode(): root}, prefix.encode())
 
