@@ -1,6 +1,7 @@
 import asyncio
 import os
 import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import redis
 from genops_extauth import embedded
 from genops_extauth.bucket import Hit, shape
 from genops_extauth.embedded import EmbeddedValkey, EmbeddedValkeyError
+from genops_extauth.model import StoreUnavailable
 from genops_extauth.redis_store import RedisStore
 from stores import alive, eventually
 
@@ -98,6 +100,29 @@ async def test_embedded_store_starts_again(place: Path) -> None:
     with pytest.raises(RuntimeError, match="not started"):
         _ = valkey.pid
     assert names(place) == []
+
+
+async def test_embedded_store_that_is_killed_is_started_again() -> None:
+    """A Valkey that ends by itself, as under the OOM killer, is started again at the same address, and it is told."""
+    told: list[str] = []
+    async with EmbeddedValkey() as valkey:
+        tending = asyncio.create_task(valkey.tend(told.append))
+        before, store = valkey.pid, RedisStore(valkey.url, timeout=1.0)
+        os.kill(before, signal.SIGKILL)
+        while valkey.pid == before or not await _serves(store):
+            await asyncio.sleep(0.01)
+
+        assert len(told) == 1
+        await store.close()
+        tending.cancel()
+
+
+async def _serves(store: RedisStore) -> bool:
+    try:
+        await store.ping()
+    except StoreUnavailable:
+        return False
+    return True
 
 
 async def test_two_embedded_stores_share_nothing() -> None:

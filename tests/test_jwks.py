@@ -423,7 +423,7 @@ async def test_failing_observer(world: World) -> None:
 
 
 async def test_close_releases_waiters(world: World) -> None:
-    """Closing ends the fetch under way: who waits for it is told that nothing changed, and is not cancelled."""
+    """Closing ends the fetch under way: who waits for it is told to try again, and is not cancelled."""
     keys = await world.loaded()
     world.issuer.gate.clear()
     waiter = asyncio.create_task(keys.refreshed())
@@ -431,7 +431,8 @@ async def test_close_releases_waiters(world: World) -> None:
 
     await keys.close()
 
-    assert await waiter is False
+    with pytest.raises(KeysUnavailable, match="replaced"):
+        await waiter
 
 
 async def test_closed(world: World) -> None:
@@ -439,7 +440,8 @@ async def test_closed(world: World) -> None:
     keys = await world.loaded(cooldown=0.0)
     await keys.close()
 
-    assert not await keys.refreshed()
+    with pytest.raises(KeysUnavailable, match="replaced"):
+        await keys.refreshed()
     assert kids(keys) == {"old"}
     assert len(world.issuer.requests) == 1
 

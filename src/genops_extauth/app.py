@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -52,13 +52,15 @@ async def serve(config: Config, path: Path | None, environ: Mapping[str, str]) -
 
     Raises `server.ListenError` and `embedded.EmbeddedValkeyError` where it cannot start.
     """
+    stop, hurry = _signals()
     async with AsyncExitStack() as stack:
         sidecar = await _build(config, path, environ, stack)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, sidecar.reloader.ask)
         await sidecar.health.look()
         stack.push_async_callback(sidecar.http.stop)
         http = await sidecar.http.start()
+        stack.push_async_callback(sidecar.grpc.stop, 0)
         grpc = await sidecar.grpc.start()
-        stop, hurry = _signals(sidecar.reloader.ask)
         async with asyncio.TaskGroup() as tasks:
             watching = [tasks.create_task(sidecar.health.watch()), tasks.create_task(sidecar.reloader.watch())]
             _spare_the_collector()
@@ -81,7 +83,7 @@ async def _build(config: Config, path: Path | None, environ: Mapping[str, str], 
     telemetry = Telemetry(metrics, log)
     telemetry.configured(config.tiers, [entry.issuer for entry in config.identity.jwt])
 
-    store = await _open_store(config, stack)
+    store = await _open_store(config, telemetry, stack)
     generations = await stack.enter_async_context(Generations(partial(_tell_fetch, telemetry)))
     gate = Gate(await generations.build(config), store, Clocks(time.time, time.monotonic), telemetry, new_id=_new_id)
     metrics.watch_keys(partial(_keys_now, generations))
@@ -103,10 +105,13 @@ def _spare_the_collector() -> None:
     gc.set_threshold(20_000, 20, 20)
 
 
-async def _open_store(config: Config, stack: AsyncExitStack) -> RedisStore:
+async def _open_store(config: Config, telemetry: Telemetry, stack: AsyncExitStack) -> RedisStore:
     url, password = config.store.url, config.store.password
     if url == "embedded:":
-        url = (await stack.enter_async_context(EmbeddedValkey())).url
+        valkey = await stack.enter_async_context(EmbeddedValkey())
+        tending = asyncio.create_task(valkey.tend(telemetry.store_ended))
+        stack.callback(tending.cancel)
+        url = valkey.url
     secret = None if password is None else password.get_secret_value()
     store = RedisStore(url, password=secret, timeout=config.store.timeout)
     stack.push_async_callback(store.close)
@@ -135,11 +140,11 @@ def _press(stop: asyncio.Event, hurry: asyncio.Event) -> None:
     (hurry if stop.is_set() else stop).set()
 
 
-def _signals(reload: Callable[[], None]) -> tuple[asyncio.Event, asyncio.Event]:
-    """Two events, of the first and of the second signal to stop; SIGHUP reloads."""
+def _signals() -> tuple[asyncio.Event, asyncio.Event]:
+    """Two events, of the first and of the second signal to stop. SIGHUP is nothing yet: all will be read once more."""
     stop, hurry = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _press, stop, hurry)
-    loop.add_signal_handler(signal.SIGHUP, reload)
+    loop.add_signal_handler(signal.SIGHUP, lambda: None)
     return stop, hurry

@@ -13,6 +13,7 @@ import shutil
 import stat
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -20,6 +21,8 @@ from types import TracebackType
 from typing import Self
 
 _PREFIX = "genops-valkey-"
+_PAUSE = 1.0
+"""Seconds between two attempts to start it again."""
 _LONGEST = 100
 """Bytes in a socket's path: sun_path has 104 on macOS, 108 on Linux (unix(7)), with a 0 at the end."""
 
@@ -124,9 +127,29 @@ class EmbeddedValkey:
             self._home = home = await asyncio.to_thread(_Home.claim)
             self._process = process = await _launched(binary, home)
             await self._ready(process, home)
+        except OSError as error:
+            await self.close()
+            raise EmbeddedValkeyError(
+                f"cannot start Valkey: {error.strerror}; give a writable TMPDIR, or set store.url"
+            ) from error
         except BaseException:
             await self.close()
             raise
+
+    async def tend(self, ended: Callable[[str], None]) -> None:
+        """Start it again, empty, whenever it ends by itself; tell `ended` what it said. Goes on until cancelled."""
+        while True:
+            process, home = self._process, self._home
+            if process is None or home is None:
+                raise RuntimeError("the embedded Valkey is not started: await its start() first")
+            await process.wait()
+            ended(await asyncio.to_thread(home.last_words))
+            try:
+                self._process = await _launched(await asyncio.to_thread(_program, self._binary), home)
+                await self._ready(self._process, home)
+            except (OSError, EmbeddedValkeyError) as error:
+                ended(str(error))
+                await asyncio.sleep(_PAUSE)
 
     async def close(self) -> None:
         """Stop it, if it runs, and remove its folder."""

@@ -19,8 +19,8 @@ from genops_extauth.policy import Policy
 from genops_extauth.settings import Config
 from genops_extauth.tokens import Issuer, KeySource, Verifier
 
-_Place = tuple[str, frozenset[str], jwks.Settings]
-"""What makes two JWKS clients the same one."""
+_Place = tuple[str, str, frozenset[str]]
+"""What makes two JWKS clients the same one: issuer, URI, algorithms. How it fetches may change: it keeps its keys."""
 
 
 class Generations:
@@ -83,14 +83,13 @@ class Generations:
         if entry.keys.pem is not None:
             return StaticKeys(from_pem(entry.keys.pem, algorithms))
         how = entry.keys.jwks
-        place = (
-            entry.keys.jwks_uri or "",
-            algorithms,
-            jwks.Settings(how.refresh_interval, how.cooldown, how.max_stale, how.fetch_timeout),
-        )
-        if place not in self._clients:
+        settings = jwks.Settings(how.refresh_interval, how.cooldown, how.max_stale, how.fetch_timeout)
+        place = (entry.issuer, entry.keys.jwks_uri or "", algorithms)
+        if place in self._clients:
+            self._clients[place].adopt(settings)
+        else:
             observe = partial(self._observe, entry.issuer)
-            client = jwks.RemoteKeys(*place, session=self._session, observe=observe)
+            client = jwks.RemoteKeys(*place[1:], settings, session=self._session, observe=observe)
             client.start()
             self._clients[place] = client
         return self._clients[place]

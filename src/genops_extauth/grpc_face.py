@@ -35,11 +35,12 @@ class Face:
         asked = read_limit(body)
         if isinstance(asked, str):
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, asked)
+        headers = self.gate.generation.headers  # of the generation that decides, too: nothing is awaited before it does
         try:
             limited = await self.gate.limit(*asked)
         except StoreUnavailable as error:
             await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
-        return write_limited(limited, headers=self.gate.generation.headers)
+        return write_limited(limited, headers=headers)
 
     def handlers(self) -> dict[str, dict[str, "grpc.RpcMethodHandler[bytes, bytes]"]]:
         """All methods by service, with no (de)serialiser: bytes in, bytes out."""

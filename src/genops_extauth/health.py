@@ -39,13 +39,14 @@ class Health:
 
     def readiness(self) -> Readiness:
         """Return what ``/readyz`` says."""
+        identity = self._keys_ready()
         components = {
-            "identity": "ready" if self._identity else "no keys of any issuer",
-            "rate_limit": "ready" if self._limits else "the store does not answer",
+            "identity": "ready" if identity else "no keys of any issuer",
+            "rate_limit": "ready" if self._limits else "the store cannot be used",
         }
         if self._stopping:
             components["process"] = "stopping"
-        return Readiness(bool(self._identity) and not self._stopping, components)
+        return Readiness(identity and not self._stopping, components)
 
     def stopping(self) -> None:
         """Say from now on that no request should come."""

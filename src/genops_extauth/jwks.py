@@ -143,6 +143,8 @@ class RemoteKeys:
             self._asked_until = self._clock() + self._settings.cooldown
             flight = self._take_off()
         changed = flight is not None and await _landed(flight)
+        if self._closed and not changed:
+            raise KeysUnavailable("the configuration was just replaced; try again")
         if self._last_error is not None:
             raise KeysUnavailable(f"the latest keys could not be fetched: {self._last_error}")
         return changed
@@ -158,6 +160,10 @@ class RemoteKeys:
             failures=self._failures,
         )
 
+    def adopt(self, settings: Settings) -> None:
+        """Fetch and keep in another way from now on; a pause under way ends as it began."""
+        self._settings = settings
+
     def start(self) -> None:
         """Begin the first fetch, which `refreshed` then joins, and go on in the background."""
         if self._under_way() is None:
@@ -165,7 +171,7 @@ class RemoteKeys:
         self._renewal = asyncio.create_task(self._renew())
 
     async def close(self) -> None:
-        """End the background task and the fetch under way: who waits for it is told False. Keys can still be read."""
+        """End the background task and the fetch under way: who waits is told to try again. Keys can be read."""
         self._closed = True
         tasks = [task for task in (self._renewal, self._flight) if task is not None]
         for task in tasks:

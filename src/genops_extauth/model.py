@@ -34,7 +34,6 @@ class Reason(enum.StrEnum):
     ATTRIBUTE_UNUSABLE = "attribute_unusable"
     TIER_NOT_GRANTED = "tier_not_granted"
     KEYS_UNAVAILABLE = "keys_unavailable"
-    DEADLINE = "deadline"
     INTERNAL = "internal"
 
 

@@ -92,7 +92,6 @@ DENIALS: Mapping[Reason, Denial] = MappingProxyType(
         Reason.ATTRIBUTE_UNUSABLE: _FORBIDDEN,
         Reason.TIER_NOT_GRANTED: _FORBIDDEN,
         Reason.KEYS_UNAVAILABLE: _UNAVAILABLE,
-        Reason.DEADLINE: _UNAVAILABLE,
         Reason.INTERNAL: _INTERNAL,
     }
 )

@@ -31,7 +31,7 @@ class Reloader:
         generations: Generations,
         telemetry: Telemetry,
     ) -> None:
-        self._current = current
+        self._current = self._started = current
         self._read = read
         self._path = path
         self._gate = gate
@@ -56,6 +56,7 @@ class Reloader:
                 try:
                     await self.reload()
                 except Exception as error:  # noqa: BLE001 - a defect in reloading must not end what runs
+                    self._refused = True
                     self._telemetry.failed(error)
                     self._telemetry.reloaded(error="internal error")
 
@@ -69,7 +70,7 @@ class Reloader:
             return
         if new == self._current and not self._refused:
             return
-        if fixed := config.restart_only(self._current, new):
+        if fixed := config.restart_only(self._started, new):
             self._telemetry.restart_needed(fixed)
         self._telemetry.configured(new.tiers, [entry.issuer for entry in new.identity.jwt])
         self._gate.generation = await self._generations.build(new)

@@ -39,6 +39,7 @@ _OPTIONS = (
 )
 
 
+_TOLD = 0.1  # seconds for telling those who watch health; it takes microseconds where they read
 _TAKEN = "the address is taken, or not this machine's; stop the other process, or choose another"
 
 
@@ -84,7 +85,9 @@ class GrpcServer:
     async def serving(self, service: str, *, serving: bool) -> None:
         """Tell health watchers of a service; without effect once draining."""
         status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
-        await self.health.set(service, status)
+        with contextlib.suppress(TimeoutError):  # A client that watches and does not read must not stop the watch.
+            async with asyncio.timeout(_TOLD):
+                await self.health.set(service, status)
 
     async def stop(self, grace: float) -> None:
         """Take no new calls, and give those in flight `grace` seconds."""
@@ -135,11 +138,14 @@ def refuse_taken(address: str) -> None:
     if path.exists() and not path.is_socket():
         raise ListenError(f"{address}: a file that is no socket stands there; choose another path")
     with contextlib.closing(socket.socket(socket.AF_UNIX)) as probe:
+        probe.settimeout(0)
         try:
             probe.connect(str(path))
         except ConnectionRefusedError:
             path.unlink(missing_ok=True)
             return
+        except BlockingIOError:
+            pass  # Somebody listens, and has a full queue.
         except OSError:
             return
     raise ListenError(f"{address}: another process listens there; stop it, or choose another path")
@@ -147,8 +153,10 @@ def refuse_taken(address: str) -> None:
 
 async def drain(grpc_server: GrpcServer, hurry: asyncio.Event, delay: float, grace: float) -> None:
     """Stop without losing a request: NOT_SERVING, serve on for `delay` seconds (or until `hurry`), then finish."""
-    await grpc_server.health.enter_graceful_shutdown()
+    # Beside us, for it waits for every client that watches, and one of them may have stopped reading.
+    telling = asyncio.create_task(grpc_server.health.enter_graceful_shutdown())
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(delay):
-            await hurry.wait()
+        async with asyncio.timeout(max(delay, _TOLD)):
+            await (hurry.wait() if delay else telling)
     await grpc_server.stop(grace)
+    telling.cancel()

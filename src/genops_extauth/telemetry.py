@@ -21,7 +21,6 @@ _LEVELS = dict.fromkeys(Reason, logging.INFO) | {
     # Not the client's doing: somebody should look.
     Reason.INTERNAL: logging.ERROR,
     Reason.KEYS_UNAVAILABLE: logging.WARNING,
-    Reason.DEADLINE: logging.WARNING,
 }
 
 _Fields = dict[str, object]
@@ -92,7 +91,11 @@ class Telemetry:
 
     def configured(self, tiers: Iterable[str], issuers: Iterable[str]) -> None:
         """Learn the names that a configuration knows, before it is in force."""
-        self._metrics.configured(tiers, issuers)
+        self._metrics.configured({*tiers, "anonymous"}, issuers)
+
+    def store_ended(self, said: str) -> None:
+        """Say that the embedded store ended by itself, and is started again, empty: every bucket is full."""
+        self._log.error("embedded_store_ended", detail=said, consequence="it is started again, with every bucket full")
 
     def restart_needed(self, settings: Iterable[str]) -> None:
         """Say which changed settings a reload does not take over."""
