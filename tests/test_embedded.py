@@ -109,7 +109,7 @@ async def test_embedded_store_that_is_killed_is_started_again() -> None:
         tending = asyncio.create_task(valkey.tend(told.append))
         before, store = valkey.pid, RedisStore(valkey.url, timeout=1.0)
         os.kill(before, signal.SIGKILL)
-        while valkey.pid == before or not await _serves(store):
+        while valkey.pid == before or not await _serves(store):  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(0.01)
 
         assert len(told) == 1
