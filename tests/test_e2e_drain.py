@@ -2,12 +2,17 @@
 
 import contextlib
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.events import Event, ResponseReceived
+from h2.settings import SettingCodes, Settings
 
 from gateway import envoy, upstream
 from genops_extauth._pb import ext_authz_pb2 as authz
@@ -50,6 +55,35 @@ def watching(sidecar: Sidecar) -> Iterator[Callable[[], int]]:
         answers = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service=AUTHORIZATION))
         yield lambda: int(next(answers).status)
         answers.cancel()
+
+
+@contextlib.contextmanager
+def stalled(address: str) -> Iterator[None]:
+    """A client that watches health and reads nothing: its HTTP/2 window is 0, so the first answer cannot leave."""
+    host, _, port = address.rpartition(":")
+    peer = H2Connection(H2Configuration(client_side=True))
+    peer.local_settings = Settings(client=True, initial_values={SettingCodes.INITIAL_WINDOW_SIZE: 0})
+    peer.initiate_connection()
+    fields = {":method": "POST", ":scheme": "http", ":authority": address, ":path": "/grpc.health.v1.Health/Watch"}
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        stream = peer.get_next_available_stream_id()
+        peer.send_headers(stream, [*fields.items(), ("te", "trailers"), ("content-type", "application/grpc")])
+        peer.send_data(stream, bytes(5), end_stream=True)  # An uncompressed message of no bytes: the service "".
+        events: list[Event] = []
+        while not any(isinstance(event, ResponseReceived) for event in events):
+            connection.sendall(peer.data_to_send())
+            events = peer.receive_data(connection.recv(65536))
+        connection.sendall(peer.data_to_send())
+        yield
+
+
+@each_transport
+def test_a_client_that_stopped_reading_holds_nothing_up(transport: str) -> None:
+    """A client that watches health and does not read keeps neither health from others nor SIGTERM from ending it."""
+    server = {"transport": transport, "drain_delay": "0s", "shutdown_grace": "1s"}
+    with serving(settings(server=server)) as sidecar, stalled(sidecar.grpc):
+        assert sidecar.health() == "SERVING"
+        sidecar.stop()
 
 
 @each_transport
