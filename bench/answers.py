@@ -59,6 +59,13 @@ def limited(address: Address, premium: bytes, free: bytes) -> None:
     _expect("codes", codes, [code.OK, code.OK, code.OVER_LIMIT])
 
 
+def wide(address: Address, message: bytes, count: int) -> None:
+    """Every descriptor passes, and each met a limit."""
+    response = ratelimit.RateLimitResponse.parse(_call(address, LIMIT, message))
+    _expect("code", response.overall_code, ratelimit.RateLimitResponseCode.OK)
+    _expect("limits met", sum(status.current_limit is not None for status in response.statuses), count)
+
+
 def statuses(address: Address, headers: Iterator[tuple[Mapping[str, str], int]]) -> None:
     """Through Envoy: what each request in turn gets."""
     for sent, expected in headers:

@@ -24,6 +24,10 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 ISSUER = "https://auth.example.com"
 AUDIENCE = "genops-ai-api"
 DOMAIN = "genops"
+WIDE = "wide"
+"""The domain of envoyproxy/ratelimit's file: `MOST_DESCRIPTORS` limits of a customer."""
+
+MOST_DESCRIPTORS = 10
 KEY_BITS = 2048  # RFC 7518, 3.3: the least for RS256, and what most issuers use
 CUSTOMER = "customer-{:07d}"
 HOT_TOKENS = 100
@@ -121,6 +125,28 @@ def limits(tier: str, customers: Iterator[str]) -> Iterator[bytes]:
     template = grpc_message(bytes(limit_request(tier, first)))
     for customer in itertools.chain((first,), customers):
         yield template.replace(first.encode(), customer.encode())
+
+
+def wide_limits(count: int, customers: Iterator[str]) -> Iterator[bytes]:
+    """ShouldRateLimit with `count` descriptors for each customer, as gRPC messages."""
+    first = next(customers)
+    template = grpc_message(bytes(wide_request(count, first)))
+    for customer in itertools.chain((first,), customers):
+        yield template.replace(first.encode(), customer.encode())
+
+
+def wide_request(count: int, customer: str) -> ratelimit.RateLimitRequest:
+    """Descriptors of two entries each, all of one customer, every one with a limit of its own."""
+    made = [
+        descriptors.RateLimitDescriptor(
+            entries=[
+                descriptors.RateLimitDescriptorEntry(key="limit", value=str(number)),
+                descriptors.RateLimitDescriptorEntry(key="customer", value=customer),
+            ]
+        )
+        for number in range(count)
+    ]
+    return ratelimit.RateLimitRequest(domain=WIDE, descriptors=made)
 
 
 def limit_request(tier: str, customer: str) -> ratelimit.RateLimitRequest:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from bench import answers
-from bench.bodies import CUSTOMER, Material, checks, limits, random_customers
+from bench.bodies import CUSTOMER, Material, checks, limits, random_customers, wide_limits
 from bench.http2 import Question
 from bench.load import Address
 
@@ -30,7 +30,8 @@ class Case:
 
     `bodies` starts a new sequence of requests. `check` raises WrongAnswerError when the server at an address does not
     answer as it must. `target` and `peer` (the best peer) are server CPU in the unit. `envoy` names the filter of an
-    Envoy in between. `most` bounds the requests of the run at full speed.
+    Envoy in between. `store` is what holds the buckets: valkey, embedded, redis, cluster. `variant`: "leases", or
+    "unbatched", a script for every request. `most` bounds the requests of the run at full speed.
     """
 
     name: str
@@ -40,6 +41,8 @@ class Case:
     target: float | None = None
     peer: float | None = None
     envoy: str = ""
+    store: str = "valkey"
+    variant: str = ""
     most: int | None = None
 
 
@@ -85,8 +88,37 @@ def _limits() -> Iterator[Case]:
     def check(address: Address) -> None:
         answers.limited(address, one, free)
 
-    yield Case("ShouldRateLimit, one key", question, lambda: itertools.repeat(one), check, target=0.25, peer=0.31)
-    yield Case("ShouldRateLimit, many keys", question, many, check, target=0.25, peer=0.31)
+    def ask(
+        name: str,
+        bodies: Callable[[], Iterable[bytes]],
+        target: float | None = None,
+        *,
+        store: str = "valkey",
+        variant: str = "",
+    ) -> Case:
+        title = f"ShouldRateLimit, {name}"
+        return Case(title, question, bodies, check, target=target, peer=0.31, store=store, variant=variant)
+
+    yield ask("one key", lambda: itertools.repeat(one), 0.25)
+    yield ask("a million keys", many, 0.25)
+    yield ask("one key, leased", lambda: itertools.repeat(one), 0.20, variant="leases")
+    yield ask("a million keys, no batches", many, variant="unbatched")
+    yield ask("a million keys, embedded", many, store="embedded")
+    yield ask("a million keys, Redis", many, store="redis")
+    yield ask("a million keys, Cluster", many, store="cluster")
+    for count, target in ((4, 0.40), (10, None)):
+        yield _wide(question, count, target)
+
+
+def _wide(question: Question, count: int, target: float | None) -> Case:
+    first = next(wide_limits(count, random_customers()))
+    return Case(
+        f"ShouldRateLimit, {count} descriptors",
+        question,
+        lambda: wide_limits(count, random_customers()),
+        lambda address: answers.wide(address, first, count),
+        target=target,
+    )
 
 
 def _behind_envoy(material: Material) -> Iterator[Case]:

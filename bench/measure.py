@@ -24,7 +24,7 @@ class Stage:
     """What a row needs running: where to ask, and whose CPU to count."""
 
     address: Address
-    processes: Mapping[str, Process]  # by "server", "store", "envoy"
+    processes: Mapping[str, Process]  # by "server", "store" (or "store 1" and so on), "envoy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +57,10 @@ def baseline_stage(folder: Path, cores: tuple[int, int]) -> Iterator[Stage]:
 def stage(case: Case, transport: str, material: Material, folder: Path, cores: tuple[int, int]) -> Iterator[Stage]:
     """The sidecar on the first core; the store, Envoy where the case has one, and the load on the second."""
     with contextlib.ExitStack() as stack:
-        store, path = stack.enter_context(servers.valkey(folder, cores[1]))
-        server, address = stack.enter_context(servers.sidecar(transport, path, material.public_key, folder, cores[0]))
-        processes = {"server": server, "store": store}
+        stores, url = stack.enter_context(servers.store(case.store, folder, cores[1]))
+        sidecar = servers.sidecar(transport, url, material.public_key, folder, cores[0], variant=case.variant)
+        server, address = stack.enter_context(sidecar)
+        processes = {"server": server, **stores}
         if case.envoy:
             processes["envoy"], address = stack.enter_context(envoy(case.envoy, address, folder, cores[1]))
         yield Stage(address, processes)
@@ -79,7 +80,7 @@ def measure(case: Case, transport: str, on: Stage, seconds: float) -> Row:
         transport=transport,
         requests=full.answered,
         rate=full.answered / full.seconds,
-        cpu={name: (after[name] - before[name]) / full.answered for name in before},
+        cpu={name: (after[name] - before[name]) / full.answered for name in after},
         p50=calm.percentile(50),
         p99=calm.percentile(99),
         resident=on.processes["server"].resident(),
@@ -95,4 +96,9 @@ def _right(result: Result) -> Result:
 
 
 def _cpu(on: Stage) -> dict[str, float]:
-    return {name: process.cpu() for name, process in on.processes.items()}
+    """By role: the servers of a cluster are one store."""
+    spent: dict[str, float] = {}
+    for name, process in on.processes.items():
+        role = name.partition(" ")[0]
+        spent[role] = spent.get(role, 0.0) + process.cpu()
+    return spent

@@ -25,7 +25,7 @@ Change = Callable[[Manifest], None]
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back. Names of headers are in lower case."""
+    """What came back. Names of headers are in lower case; values of one that came twice are joined (RFC 9110, 5.3)."""
 
     status: int
     headers: dict[str, str]
@@ -42,7 +42,10 @@ class Answer:
 
 
 class Upstream:
-    """The service: answers with the request that arrived, and remembers each target in `targets`."""
+    """The service: answers with the request that arrived, and remembers each target in `targets`.
+
+    A request with the header ``x-use`` is answered with it as ``x-used``: what the answer cost.
+    """
 
     def __init__(self) -> None:
         self.targets: list[str] = []
@@ -74,6 +77,8 @@ class Upstream:
                 self.send_response(200)
                 self.send_header("content-type", "application/json")
                 self.send_header("content-length", str(len(body)))
+                if used := self.headers.get("x-use"):
+                    self.send_header("x-used", used)
                 self.end_headers()
                 self.wfile.write(body)
 
@@ -123,26 +128,28 @@ def _get(port: int, path: str, fields: Fields = ()) -> Answer:
             connection.putheader(name, value)
         connection.endheaders()
         response = connection.getresponse()
-        headers = {name.lower(): value for name, value in response.getheaders()}
-        return Answer(response.status, headers, response.read())
+        found: dict[str, list[str]] = {}
+        for name, value in response.getheaders():
+            found.setdefault(name.lower(), []).append(value)
+        return Answer(response.status, {name: ", ".join(values) for name, values in found.items()}, response.read())
 
 
 def without_walls(bootstrap: Manifest) -> None:
     """Take away what Envoy itself does against forged headers, so that the sidecar stands alone."""
-    manager = _manager(bootstrap)
+    manager = ingress(bootstrap)
     del manager["early_header_mutation_extensions"]
     del manager["common_http_protocol_options"]["headers_with_underscores_action"]
 
 
 def open_without_limiter(bootstrap: Manifest) -> None:
     """Let requests pass while the limiter does not decide, as the documentation says how."""
-    (limiter,) = (f for f in _manager(bootstrap)["http_filters"] if f["name"].endswith("ratelimit"))
+    (limiter,) = (f for f in ingress(bootstrap)["http_filters"] if f["name"].endswith("ratelimit"))
     limiter["typed_config"]["failure_mode_deny"] = False
 
 
 def _patient(bootstrap: Manifest) -> None:
     """Wait longer for answers than the documentation says: on a busy machine nobody is to be late but by a defect."""
-    for each in _manager(bootstrap)["http_filters"]:
+    for each in ingress(bootstrap)["http_filters"]:
         if each["name"].endswith("ext_authz"):
             each["typed_config"]["grpc_service"]["timeout"] = "5s"
         if each["name"].endswith("ratelimit"):
@@ -151,13 +158,14 @@ def _patient(bootstrap: Manifest) -> None:
 
 def limits_only(bootstrap: Manifest) -> None:
     """Ask for limits only, of a customer named by a header that nobody overwrites."""
-    manager = _manager(bootstrap)
+    manager = ingress(bootstrap)
     manager["http_filters"] = [f for f in manager["http_filters"] if not f["name"].endswith("ext_authz")]
     named = {"request_headers": {"header_name": "x-account", "descriptor_key": "customer_id"}}
     manager["route_config"]["virtual_hosts"][0]["rate_limits"] = [{"actions": [named]}]
 
 
-def _manager(bootstrap: Manifest) -> Manifest:
+def ingress(bootstrap: Manifest) -> Manifest:
+    """What Envoy does with HTTP: its connection manager."""
     (listener,) = bootstrap["static_resources"]["listeners"]
     manager: Manifest = listener["filter_chains"][0]["filters"][0]["typed_config"]
     return manager

@@ -8,25 +8,54 @@ from pathlib import Path
 from typing import Any
 
 from genops_extauth import config
+from ratelimit_table import variables_table
 
 REPOSITORY = Path(__file__).parent.parent
 PACKAGE = REPOSITORY / "src" / "genops_extauth"
 
 GROUPS: Mapping[str, tuple[str, str]] = {
-    "commands": ("commands", "cli demo demo_child demo_envoy demo_screen demo_tour explain"),
-    "life": ("life of the process", "app generations health reload server"),
-    "faces": ("faces", "grpc_face check_messages limit_messages wire http_face"),
-    "ideas": (
-        "ideas: no I/O, no clock",
-        "gate policy limits bucket tokens claims cache keyset publickey jose secure_uri model",
-    ),
+    "commands": ("commands", "cli demo demo_child demo_envoy demo_screen demo_tour explain health_probe migrate"),
+    "life": ("life of the process", "app generations given_limits health reload server server_tls storage"),
+    "faces": ("faces", "grpc_face check_messages limit_messages limit_json limit_headers wire http_face debug_face"),
+    "management": ("management server", "xds xds_channel xds_messages ratelimit_resources"),
+    "telemetry": ("telemetry", "telemetry metrics counting limit_counters limit_exposition sampler logs log_sink"),
     "keys": ("keys of issuers", "jwks key_fetch"),
-    "store": ("store", "redis_store redis_batch redis_link embedded"),
-    "telemetry": ("telemetry", "telemetry metrics counting sampler logs log_sink"),
+    "before": ("before the store", "denials leases outage allowance"),
+    "store": (
+        "store",
+        """
+        store_choice redis_store redis_node redis_queue redis_batch redis_debts redis_habits redis_link redis_faults
+        breaker deadlines sentinel cluster cluster_map spread store_statistics embedded embedded_home
+        """,
+    ),
     "configuration": (
         "configuration",
-        "config settings sections issuers fields environment problems sources strict_yaml notation",
+        "config summary settings sections store_sections limit_sections issuers certificates",
     ),
+    "reference": (
+        "envoyproxy/ratelimit's files and environment",
+        """
+        ratelimit_files ratelimit_folder ratelimit_reader ratelimit_domain ratelimit_limit ratelimit_keys
+        ratelimit_meanings ratelimit_environment ratelimit_variables ratelimit_values ratelimit_store variables
+        differences
+        """,
+    ),
+    "reading": (
+        "reading what is configured",
+        "fields environment problems sources strict_yaml yaml_events go_yaml plain_yaml",
+    ),
+    "decision": ("decision: no I/O, no clock", "gate"),
+    "identity": (
+        "identity: no I/O, no clock",
+        "policy tokens claims cache keyset publickey jose secure_uri",
+    ),
+    "limits": (
+        "limits: no I/O, no clock",
+        """
+        quota limits limit_compiler limit_rules limit_keys wildcards tiers declared hits bucket window calendars journal
+        """,
+    ),
+    "nouns": ("nouns", "model notation store_address"),
 }
 """The boxes of the diagram: title and modules."""
 
@@ -121,9 +150,17 @@ def keys(section: Mapping[str, Any], known: Mapping[str, Any], path: str) -> Ite
 
 
 def _section(field: object, known: Mapping[str, Any]) -> Mapping[str, Any]:
-    reference = field.get("$ref", "") if isinstance(field, dict) else ""
+    reference = next((kind["$ref"] for kind in _kinds(field) if "$ref" in kind), "")
     section: Mapping[str, Any] = known.get(reference.rpartition("/")[2], {})
     return section
+
+
+def _kinds(field: object) -> list[dict[str, Any]]:
+    """What may stand there: what the field says, or one of several."""
+    if not isinstance(field, dict):
+        return []
+    kinds: list[dict[str, Any]] = field.get("anyOf", [field])
+    return kinds
 
 
 def _default(field: Mapping[str, Any]) -> str:
@@ -144,15 +181,15 @@ def _spelled(value: Any) -> str:
 
 
 def _described(field: Mapping[str, Any]) -> str:
-    words = [field["description"].partition("\n\n")[0]]
-    if "enum" in field:
-        words.append(f"One of {', '.join(field['enum'])}.")
+    words = [field["description"].partition("\n\n")[0].replace("``", "`")]
+    words += [f"One of {', '.join(kind['enum'])}." for kind in _kinds(field) if "enum" in kind]
     return " ".join(words).replace("|", "\\|")
 
 
 PARTS = {
     "docs/architecture.md": {"diagram": diagram, "rules": rules, "layers": layer_table},
     "docs/configuration.md": {"settings": settings_table},
+    "docs/ratelimit-environment.md": {"variables": variables_table},
 }
 """The pages with their parts, and what makes each."""
 

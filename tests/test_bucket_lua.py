@@ -1,51 +1,34 @@
-import asyncio
 import struct
-from collections.abc import Iterator, Sequence
-from importlib.resources import files
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from buckets import VECTORS, Book, costs, gaps, hits, three
-from genops_extauth.bucket import Answer, Hit, Level, Operation, Shape, State, level, shape
-from genops_extauth.redis_batch import Asked, Batch
+from bucket_script import MARK, Script
+from buckets import (
+    NOW,
+    VECTORS,
+    Wanted,
+    as_hits,
+    buckets,
+    costs,
+    groups,
+    made,
+    meters,
+    moves,
+    told,
+    vector_hits,
+    windows,
+)
+from genops_extauth.bucket import Bucket, State, bucket
+from genops_extauth.hits import Answer, Book, Hit, Level, Meter, Role
+from genops_extauth.window import FixedWindow, Used, Window
 from stores import SERVERS, running
 
-SCRIPT = (files("genops_extauth") / "bucket.lua").read_text()
-CLOCK = "local clock = redis.call('TIME')"
-Group = tuple[Operation, Sequence[Hit]]
-
-
-class Script:
-    """The script in a real server, with its one line that reads the clock replaced by an argument."""
-
-    def __init__(self, client: redis.Redis) -> None:
-        assert SCRIPT.count(CLOCK) == SCRIPT.count("TIME") == 1
-        self.client = client
-        self._run = client.register_script(SCRIPT.replace(CLOCK, "local clock = {ARGV[2], ARGV[3]}"))
-
-    def batch(self, groups: Sequence[Group], now: int) -> list[Answer]:
-        loop = asyncio.new_event_loop()
-        try:
-            asked = [Asked(operation, group, 0.0, loop.create_future()) for operation, group in groups]
-            batch = Batch()
-            for each in asked:
-                batch.add(each)
-            batch.resolve(self._run(batch.keys(), [batch.numbers(), *divmod(now, 1_000_000)]))
-            return [each.answer.result() for each in asked]
-        finally:
-            loop.close()
-
-    def states(self, keys: Sequence[bytes]) -> dict[bytes, State]:
-        values = dict(zip(keys, self.client.mget(keys), strict=True))
-        return {
-            key: State(*map(int, struct.unpack(">ddd", value)))
-            for key, value in values.items()
-            if isinstance(value, bytes)
-        }
+TEN = bucket(10, 36_000)
+slow = settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow], deadline=None)
 
 
 @pytest.fixture(scope="module", params=SERVERS)
@@ -61,51 +44,91 @@ def test_script_answers_as_the_vectors_say(script: Script, case: dict[str, Any])
     limits = dict(case["buckets"])
     for step in case["steps"]:
         limits |= step.get("become", {})
-        operation = Operation.ACQUIRE if "acquire" in step else Operation.PEEK
-        group = [Hit(name.encode(), shape(*limits[name]), cost) for name, cost in step.get("acquire") or step["peek"]]
-        told = script.batch([(operation, group)], step["at"])
-        assert told == [Answer(step["granted"], tuple(Level(*each) for each in step["levels"]))], step
+        answer = script.batch([vector_hits(step, limits)], step["at"])[0]
+        assert told(answer) == (step["granted"], [tuple(each) for each in step["levels"]]), step
 
 
-groups = st.lists(st.tuples(st.sampled_from(Operation), hits), max_size=5)
-moves = st.one_of(gaps, st.integers(-(10**7), 0))
-
-
-@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow], deadline=None)
-@given(st.lists(three, min_size=1, max_size=2), st.lists(st.tuples(moves, groups), max_size=8))
+@slow
+@given(meters, st.lists(st.tuples(moves, groups), max_size=8))
 def test_script_equals_the_reference(
-    script: Script, made: list[dict[bytes, Shape]], batches: list[tuple[int, list[tuple[Operation, Any]]]]
+    script: Script, limits: dict[bytes, Meter], steps: list[tuple[int, list[Wanted]]]
 ) -> None:
-    """On any batches at any times, while limits change, script and reference answer and store the same."""
+    """On any group at any time script and reference answer and store the same."""
     script.client.flushall()
-    book, now = Book(), 10**15
-    for number, (move, asked) in enumerate(batches):
+    book, now = Book(), NOW
+    for move, group in steps:
         now += move
-        shapes = made[number % len(made)]
-        batch = [(operation, [Hit(key, shapes[key], cost) for key, cost in group]) for operation, group in asked]
-        expected = [
-            (book.acquire if operation is Operation.ACQUIRE else book.peek)(group, now) for operation, group in batch
-        ]
-        assert script.batch(batch, now) == expected
-        assert script.states(list(shapes)) == book.states
+        hits = as_hits(group, limits)
+        assert script.batch([hits], now) == [book.transact(hits, now)]
+        assert {key: script.state(key, meter) for key, meter in limits.items()} == {
+            key: book.states.get(key) for key in limits
+        }
+
+
+@slow
+@given(st.lists(meters, min_size=2, max_size=2), st.lists(st.tuples(moves, groups), max_size=8))
+def test_script_equals_the_reference_while_limits_change(
+    script: Script, limits: list[dict[bytes, Meter]], steps: list[tuple[int, list[Wanted]]]
+) -> None:
+    """While limits change to and fro script and reference answer the same."""
+    script.client.flushall()
+    book, now = Book(), NOW
+    for number, (move, group) in enumerate(steps):
+        now += move
+        hits = as_hits(group, limits[number % 2])
+        assert script.batch([hits], now) == [book.transact(hits, now)]
+
+
+@slow
+@given(meters, st.lists(st.tuples(moves, st.lists(groups, max_size=4)), max_size=6))
+def test_batch_equals_its_groups_one_by_one(
+    script: Script, limits: dict[bytes, Meter], batches: list[tuple[int, list[list[Wanted]]]]
+) -> None:
+    """A batch answers each of its groups as if it came alone, in order, and leaves the same levels."""
+    script.client.flushall()
+    book, now = Book(), NOW
+    for move, batch in batches:
+        now += move
+        asked = [as_hits(group, limits) for group in batch]
+        assert script.batch(asked, now) == [book.transact(group, now) for group in asked]
+        for key, meter in limits.items():
+            state: Any = script.state(key, meter)
+            assert meter.level(state, now) == meter.level(book.states.get(key), now)  # type: ignore[arg-type] # of its kind
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow], deadline=None)
-@given(three, costs)
-def test_state_lives_until_the_bucket_is_full(script: Script, shapes: dict[bytes, Shape], cost: int) -> None:
-    """A stored bucket expires when it would be full again, a second of slack and 2^53 ms at most."""
+@given(buckets, costs, st.sampled_from([Role.MUST, Role.CHARGE]))
+def test_bucket_lives_until_it_is_full(script: Script, meter: Bucket, cost: int, role: Role) -> None:
+    """A stored bucket expires when it would be full again, debt included, a second of slack and 2^53 ms at most."""
     script.client.flushall()
-    made = shapes[b"a"]
-    script.batch([(Operation.ACQUIRE, [Hit(b"a", made, cost)])], 0)
-    state = script.states([b"a"]).get(b"a")
+    script.batch([[Hit(b"a", meter, cost, role)]], 0)
+    state = script.state(b"a", meter)
     ttl = script.client.pttl(b"a")
     assert isinstance(ttl, int)
     if state is None:
         assert ttl == -2
         return
-    milliseconds = -(-(made.capacity - level(made, state, 0)) // made.refill) * made.tick / 1_000
+    milliseconds = -(-(meter.capacity - meter.level(state, 0)) // meter.refill) * meter.tick / 1_000
     # The server counts down meanwhile: half a second is far more than that takes.
     assert min(milliseconds + 500, 2**53 - 500) <= ttl <= milliseconds + 1_002
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@given(windows, st.integers(1, 20))
+def test_window_lives_as_long_as_it_counts(script: Script, window: Window, cost: int) -> None:
+    """A stored window expires when it counts for nothing any more, and a second later at most."""
+    script.client.flushall()
+    script.batch([[Hit(b"a", window, cost, Role.CHARGE)]], NOW)
+    ttl = script.client.pttl(b"a")
+    assert isinstance(ttl, int)
+    if window.capacity == 0:
+        assert ttl == -2
+        return
+    full: Any = script.state(b"a", window)
+    later = NOW + (ttl + 2) * 1_000
+    if isinstance(window, FixedWindow):
+        assert window.level(full, later) == window.capacity
+    assert 500 <= ttl <= 2 * 2_592_000_000 + 200_000
 
 
 @pytest.mark.parametrize(
@@ -129,33 +152,98 @@ def test_foreign_value_counts_as_a_full_bucket(script: Script, value: bytes) -> 
     """A value that is none of ours is a full bucket, and harms no other in the batch."""
     script.client.flushall()
     script.client.set(b"a", value)
-    made = shape(2, 2, 2)
-    told = script.batch([(Operation.ACQUIRE, [Hit(b"a", made, 1)]), (Operation.ACQUIRE, [Hit(b"b", made, 3)])], 0)
-    assert told == [
+    meter = bucket(2, 2, 2)
+    assert script.batch([[Hit(b"a", meter, 1)], [Hit(b"b", meter, 3)]], 0) == [
         Answer(granted=True, levels=(Level(fits=True, remaining=1, reset=1),)),
-        Answer(granted=False, levels=(Level(fits=False, remaining=2, reset=1),)),
+        Answer(granted=False, levels=(Level(fits=False, remaining=2, reset=1, wait=1),)),
     ]
-    assert script.states([b"a", b"b"]) == {b"a": State(made.part, made.capacity, 0)}
+    assert script.state(b"a", meter) == State(meter.part, meter.capacity, 0)
+    assert script.state(b"b", meter) is None
+
+
+@pytest.mark.parametrize("value", [b"", b"7", b"x" * 16, b"\xff" * 16, struct.pack(">dd", float("nan"), 0.0)])
+def test_foreign_value_counts_as_an_unused_window(script: Script, value: bytes) -> None:
+    """A value that is none of ours is a window of which nothing was used, and becomes one."""
+    script.client.flushall()
+    script.client.set(b"a", value)
+    window = FixedWindow(2, 60_000_000)
+    assert script.batch([[Hit(b"a", window, 1)]], 0)[0].levels[0].remaining == 1
+    assert script.state(b"a", window) == Used(1, 0)
 
 
 def test_value_of_another_type_counts_as_a_full_bucket(script: Script) -> None:
     """A key that holds no string is a full bucket, and becomes one."""
     script.client.flushall()
     script.client.hset("a", "field", "value")
-    made = shape(2, 2, 2)
-    assert script.batch([(Operation.ACQUIRE, [Hit(b"a", made, 1)])], 0)[0].granted
+    assert script.batch([[Hit(b"a", bucket(2, 2, 2), 1)]], 0)[0].granted
     assert script.client.type(b"a") == b"string"
 
 
 def test_value_from_the_future_for_ever_is_rebased(script: Script) -> None:
     """A stored time without end, too, counts as a clock that stepped back."""
     script.client.flushall()
-    made = shape(2, 2, 2)
-    script.client.set(b"a", struct.pack(">ddd", 0.0, float(made.capacity), float("inf")))
-    assert not script.batch([(Operation.ACQUIRE, [Hit(b"a", made, 1)])], 5_000_000)[0].granted
-    assert script.batch([(Operation.ACQUIRE, [Hit(b"a", made, 1)])], 6_000_000)[0].granted
+    meter = bucket(2, 2, 2)
+    script.client.set(b"a", struct.pack(">ddd", 0.0, float(meter.capacity), float("inf")))
+    assert not script.batch([[Hit(b"a", meter, 1)]], 5_000_000)[0].granted
+    assert script.batch([[Hit(b"a", meter, 1)]], 6_000_000)[0].granted
 
 
 def test_batch_without_hits_runs(script: Script) -> None:
-    """A batch of one empty group, which is a ping, runs and is granted."""
-    assert script.batch([(Operation.PEEK, [])], 0) == [Answer(granted=True, levels=())]
+    """A batch of one empty group runs and is granted."""
+    assert script.batch([[]], 0) == [Answer(granted=True, levels=())]
+
+
+def left(script: Script, key: bytes = b"a") -> int:
+    return script.batch([[Hit(key, TEN, 0, look=True)]], NOW)[0].levels[0].remaining
+
+
+def test_charges_of_one_number_are_made_once(script: Script) -> None:
+    """Sent again under the same number charges and refunds are left out; under the next they are made."""
+    script.client.flushall()
+    charge, refund = Hit(b"a", TEN, 3, Role.CHARGE), Hit(b"a", TEN, 1, Role.REFUND)
+    for _ in range(3):
+        script.batch([[charge, refund]], NOW, number=1)
+    assert left(script) == 8
+    script.batch([[charge]], NOW, number=2)
+    assert left(script) == 5
+    script.batch([[charge]], NOW, number=1)
+    assert left(script) == 5
+    assert script.client.get(MARK) == b"2"
+
+
+def test_number_concerns_charges_only(script: Script) -> None:
+    """What takes is taken again: only charges are made once."""
+    script.client.flushall()
+    hits = [Hit(b"a", TEN, 3, Role.CHARGE), Hit(b"b", TEN, 1)]
+    for _ in range(2):
+        assert script.batch([hits], NOW, number=1)[0].granted
+    assert (left(script), left(script, b"b")) == (7, 8)
+
+
+def test_mark_is_forgotten_in_time(script: Script) -> None:
+    """A mark lives for a day, counted from the last charges made under it: nobody sends them again for so long."""
+    script.client.flushall()
+    script.batch([[]], NOW, number=1)
+    ttl = script.client.pttl(MARK)
+    assert isinstance(ttl, int)
+    assert 86_000_000 < ttl <= 86_400_000
+
+
+def test_mark_that_is_none_counts_as_missing(script: Script) -> None:
+    """A mark that holds no number is written anew: charges are made rather than lost."""
+    script.client.flushall()
+    script.client.set(MARK, "none")
+    for _ in range(2):
+        script.batch([[Hit(b"a", TEN, 3, Role.CHARGE)]], NOW, number=1)
+    assert left(script) == 7
+
+
+@pytest.mark.parametrize("size", [(1, 1, 1), (2**32 - 1, 31_536_000, 2**32 - 1)])
+def test_debt_ends_where_numbers_do(script: Script, size: tuple[int, int, int]) -> None:
+    """However much is charged, a bucket stays a bucket."""
+    script.client.flushall()
+    meter, book = made(size), Book()
+    for _ in range(3):
+        hits = [Hit(b"a", meter, 2**64 - 1, Role.CHARGE)]
+        assert script.batch([hits], NOW) == [book.transact(hits, NOW)]
+    assert script.state(b"a", meter) == book.states[b"a"]

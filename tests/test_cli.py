@@ -18,11 +18,11 @@ import yaml
 from click.testing import CliRunner, Result
 from grpc_health.v1 import health_pb2
 
-from genops_extauth import __version__, cli, demo
+from genops_extauth import __version__, cli, demo, health_probe
 from sidecar import KEY, Sidecar, serving, settings, token
 from stores import free_port
 
-COMMANDS = ("serve", "demo", "check-config", "schema", "explain", "health")
+COMMANDS = ("serve", "ratelimit", "demo", "check-config", "schema", "explain", "health", "migrate")
 GOOD = {"customer_id": "acme", "customer_tier": "free"}
 
 
@@ -84,6 +84,35 @@ def test_a_credential_in_a_url_is_not_repeated(place: Path) -> None:
     assert result.exit_code == 0
     assert "https://auth.example.com/keys" in result.output
     assert "hunter2" not in result.output
+
+
+def limits(place: Path, **files: str) -> None:
+    """Make a configuration that reads these files of limits."""
+    (place / "limits").mkdir()
+    for name, text in files.items():
+        (place / "limits" / f"{name}.yaml").write_text(text)
+    (place / "genops.yaml").write_text(yaml.safe_dump(settings(rate_limits={"directory": "limits"}, tiers={})))
+
+
+def test_what_a_directory_means_is_said(place: Path) -> None:
+    """check-config reads the files of limits, and says that a tier alone is one bucket for all of its customers."""
+    tier = {"key": "customer_tier", "value": "free", "rate_limit": {"unit": "minute", "requests_per_unit": 10}}
+    limits(place, seed=yaml.safe_dump({"domain": "seed", "descriptors": [tier]}))
+    (place / "genops.yaml").write_text("server: {services: [rate_limits]}\nrate_limits: {directory: limits}\n")
+    result = run("check-config", "-c", "genops.yaml")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert "seed.customer_tier_free: unit=MINUTE requests_per_unit=10" in result.stdout
+    assert "seed.customer_tier_free: is one bucket, for all customers together; for one each, write" in result.stdout
+
+
+def test_everything_wrong_with_all_files_is_said(place: Path) -> None:
+    """What is wrong with the configuration and with each file of limits is said at once, with exit code 2."""
+    limits(place, one="domain: one\nnonsense: 1\n", two="domain: two\ndescriptors: [{value: a}]\n")
+    result = run("check-config", "-c", "genops.yaml")
+    assert (result.exit_code, result.stdout) == (2, "")
+    for said in ("genops.yaml:", "limits/one.yaml:2: nonsense: one.yaml: ", "limits/two.yaml:2: descriptors[0]"):
+        assert f"genops-extauth: {said}" in result.stderr
+    assert all(line.startswith("genops-extauth: ") for line in result.stderr.splitlines())
 
 
 IDENTITY = yaml.safe_dump({"identity": settings()["identity"]})
@@ -255,7 +284,8 @@ def asked(sidecar: Sidecar, *arguments: str) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize(
-    "service", ["", "envoy.service.auth.v3.Authorization", "envoy.service.ratelimit.v3.RateLimitService"]
+    "service",
+    ["", "envoy.service.auth.v3.Authorization", "envoy.service.ratelimit.v3.RateLimitService", "ratelimit"],
 )
 def test_a_running_sidecar_is_healthy(sidecar: Sidecar, service: str) -> None:
     """SERVING is said of each service of a running sidecar, and exits with 0."""
@@ -289,7 +319,7 @@ def answered(terminate: Answer) -> str:
     service = health_pb2.DESCRIPTOR.services_by_name["Health"]
     channel = grpc_testing.channel([service], grpc_testing.strict_real_time())
     with ThreadPoolExecutor(1) as pool:
-        told = pool.submit(cli.ask_health, channel, "a.service", 5.0)
+        told = pool.submit(health_probe.ask_health, channel, "a.service", 5.0)
         _, request, call = channel.take_unary_unary(service.methods_by_name["Check"])
         assert request.service == "a.service"
         call.send_initial_metadata(())

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]  # no stubs are installed
 from pydantic import ValidationError
 
+from generated import keys
 from genops_extauth import claims
 from genops_extauth.config import (
     Address,
@@ -27,10 +28,11 @@ from genops_extauth.config import (
     json_schema,
     load,
     restart_only,
-    summary,
 )
 from genops_extauth.fields import Section
 from genops_extauth.problems import UNTRANSLATED
+from genops_extauth.store_address import Tls
+from genops_extauth.summary import summary
 from minting import ec_pair, rsa_pair
 
 REPOSITORY = Path(__file__).parents[1]
@@ -100,7 +102,9 @@ def test_the_example_holds_the_defaults(folder: Folder) -> None:
     assert example.identity.jwt[0].keys.jwks == bare.identity.jwt[0].keys.jwks
     assert example.identity.jwt[0].leeway == bare.identity.jwt[0].leeway
     assert example.tiers.keys() == bare.tiers.keys()
-    assert example.rate_limits.anonymous.shape == bare.rate_limits.anonymous.shape
+    written = {name: value for name, value in example.rate_limits if name != "anonymous"}
+    assert written == {name: value for name, value in bare.rate_limits if name != "anonymous"}
+    assert example.rate_limits.anonymous.meter == bare.rate_limits.anonymous.meter
 
 
 def test_the_example_is_complete() -> None:
@@ -167,7 +171,7 @@ routes: [{methods: [GET, HEAD], path: /healthz, auth: none}]
     assert (config.server.drain_delay, config.store.timeout) == (90.0, 0.02)
     assert config.store.url == "redis://redis:6379/0"
     assert (config.tiers["paid"].limit, config.tiers["paid"].burst) == (Rate(10, "minute"), 3)
-    assert config.tiers["free"].shape.capacity == 0
+    assert config.tiers["free"].meter.capacity == 0
     assert config.rate_limits.headers is False
     assert config.routes[0].methods == ("GET", "HEAD")
 
@@ -282,33 +286,79 @@ def test_a_key_file_that_cannot_be_read_is_an_error(folder: Folder) -> None:
         ("server: {grpc: 50051}", "write HOST:PORT"),
         ("server: {http: 'unix:/run/a.sock'}", "write HOST:PORT"),
         ("server: {http: 127.0.0.1:50051}", "server.grpc has this address too"),
+        ("server: {debug: 127.0.0.1}", 'server.debug: "127.0.0.1": not an address: write HOST:PORT'),
+        ("server: {debug: '127.0.0.1:8080'}", 'debug: "127.0.0.1:8080": server.http has this address too'),
+        ("server: {json_limits: 1}", 'server.json_limits: "1": write true or false'),
+        ("server: {services: []}", "server.services: name at least one service, or leave it out"),
+        ("server: {services: [jwt]}", 'server.services[0]: "jwt": must be identity or rate_limits'),
+        ("server: {services: [rate_limits, rate_limits]}", "server.services: names something twice; keep each once"),
         ("server: {transport: tcp}", "must be auto, grpcio or native"),
         ("server: [a]", "server: write a mapping here"),
         ("server: {http: [a]}", "write one value here, not a list or a mapping"),
         ("server: {http: }", "server.http: has no value; write one, or remove the line"),
         ("log: {level: loud}", 'log.level: "loud": must be debug, info, warning or error'),
-        ("store: {url: 'rediss://redis:6379'}", "TLS to the store is not supported yet: write redis://HOST:PORT"),
-        ("store: {url: 'redis+sentinel://a'}", "Sentinel is not supported yet: write redis://"),
-        ("store: {url: 'redis+cluster://a'}", "Cluster is not supported yet: write redis://"),
+        ("store: {url: 'redis+sentinel://a'}", "store.url: write redis+sentinel://HOST:PORT,HOST:PORT/MASTER"),
+        ("store: {url: 'redis+cluster://a/1'}", "store.url: write redis+cluster://HOST:PORT,HOST:PORT with no"),
+        ("store: {url: 'a:1,b:1'}", "store.url: a list of hosts is of sentinels or of a cluster: write"),
+        ("store: {url: 'embedded:data'}", "or embedded:/PATH with the absolute path of its folder"),
         ("store: {timeout: 0s}", "must be from 1ms to 10s"),
         ("store: {password_file: nope}", "cannot be read: No such file or directory; it names a file"),
+        ("store: {url: redis+sentinel://a/m, sentinel_password_file: no}", "it names a file, and is not the password"),
+        ("store: {url: 'rediss://a', tls: {ca_file: no.pem}}", 'tls.ca_file: "no.pem": cannot be read: No such file'),
+        ("store: {url: 'rediss://a', tls: {ca_file: .}}", 'tls.ca_file: ".": cannot be read: not a regular file'),
+        ("store: {url: 'rediss://a', tls: {server_name: ''}}", "must be 1 to 256 visible ASCII characters"),
+        ("store: {tls: {server_name: a}}", "store.tls: no url says TLS: write rediss://HOST:PORT in store.url, or"),
+        ("store: {per_second: {}}", "store.per_second.url: is required"),
+        ("store: {per_second: {url: a:x}}", "store.per_second.url: not a store: write embedded:, redis://HOST:PORT,"),
+        ("store: {per_second: {url: 'embedded:'}}", "per_second.url: a second embedded store would spare"),
+        ("store: {per_second: {url: a, password_file: nope}}", "per_second.password_file: cannot be read: No such"),
+        ("store: {hash_tag: a b}", 'store.hash_tag: "a b": must be 1 to 64 visible ASCII characters, without spaces'),
+        ("store: {denial_cache: off}", 'store.denial_cache: "off": write true or false'),
+        ("store: {outage: {allowance: 110%}}", "store.outage.allowance: write a share from 0% to 100%, for"),
+        ("store: {outage: {then: fail}}", 'store.outage.then: "fail": must be open or closed'),
+        ("store: {outage: {processes: 0}}", 'store.outage.processes: "0": must be from 1 to 4294967295'),
+        ("store: {outage: {alowance: 1%}}", "store.outage.alowance: unknown key; did you mean allowance?"),
         ("tiers: {free: {limit: 1/hour}, free: {limit: 2/hour}}", "tiers.free: written twice, first on line 6"),
         ("tiers: {}", "name at least one tier"),
         ("tiers: {free: }", "tiers.free.limit: is required"),
         ("tiers: {free: {limit: 5/hour, burst: 0}}", "a bucket of 0 never admits anything"),
         ("tiers: {free: {limit: 0/hour, burst: 5}}", "a limit of 0 admits nothing"),
         ("tiers: {free: {limit: 5/hour, burst: 1e3}}", 'tiers.free.burst: "1e3": must be a whole number'),
+        ("tiers: {free: {limit: 5/hour, outage: fail}}", 'tiers.free.outage: "fail": must be open or closed'),
+        ("tiers: {free: {limit: 5/hour, outage_allowance: 10%}}", "free.outage_allowance: must be a whole number"),
+        ("tiers: {free: {limit: 5/hour, lease: -1}}", 'tiers.free.lease: "-1": must be a whole number from 0 to'),
         ("tiers: {'a b': {limit: 1/hour}}", 'tiers."a b": a name has'),
         ("tiers: {gold: {limit: 1/hour}}", "governance.defaults.customer_tier: no tier is named free; there are gold"),
         ("governance: {defaults: {customer_tier: fre}}", "no tier is named fre; did you mean free?"),
         ("governance: {required: [teem]}", "no such governance attribute; there are team, project,"),
         ("governance: {required: [team, team]}", "names something twice"),
         ("governance: {required: [team], defaults: {team: x}}", 'governance.defaults.team: "x": is required too'),
-        ("governance: {defaults: {teem: x}}", 'governance.defaults.teem: "x": no such governance attribute'),
+        ("governance: {defaults: {teem: x}}", "governance.defaults.teem: no such governance attribute"),
         ("governance: {defaults: {cost_center: 'a, b'}}", "visible ASCII characters, single spaces inside, no comma"),
         ("rate_limits: {headers: on}", 'rate_limits.headers: "on": write true or false'),
         ("rate_limits: {domain: ''}", "a name has 1 to 64"),
-        ("rate_limits: {directory: /etc}", "rate_limits.directory: unknown key; allowed here: domain, headers,"),
+        ("rate_limits: {directory: ''}", "rate_limits.directory: write the name of a file or folder"),
+        ('rate_limits: {directory: "a\\0b"}', "rate_limits.directory: write the name of a file or folder"),
+        ("rate_limits: {directory: nope}", 'directory: "nope": the directory cannot be read: No such file or'),
+        ("rate_limits: {directory: genops.yaml}", 'directory: "genops.yaml": the directory cannot be read: Not a dir'),
+        ("rate_limits: {merge_domains: yes}", 'rate_limits.merge_domains: "yes": write true or false'),
+        ("rate_limits: {near_limit_ratio: 80}", 'rate_limits.near_limit_ratio: "80": write a share from 0% to 100%'),
+        ("rate_limits: {shadow_mode: 1}", 'rate_limits.shadow_mode: "1": write true or false'),
+        ("rate_limits: {quota_mode: 1}", 'rate_limits.quota_mode: "1": write true or false'),
+        ("rate_limits: {dynamic_metadata: 1}", 'rate_limits.dynamic_metadata: "1": write true or false'),
+        ("rate_limits: {header_names: {limit: a b}}", 'limit: "a b": a header name has 1 to 64 letters, digits and'),
+        ("rate_limits: {header_names: {remaining: ''}}", "header_names.remaining: a header name has"),
+        ("rate_limits: {header_names: {reset: 'a:'}}", 'header_names.reset: "a:": a header name has'),
+        (
+            "rate_limits: {header_names: {reset: X-RateLimit-Limit}}",
+            'header_names.reset: "X-RateLimit-Limit": header_names.limit has this name too; choose another one',
+        ),
+        ("rate_limits: {retry_after: 5s}", 'rate_limits.retry_after: "5s": write true or false'),
+        ("rate_limits: {ietf_headers: draft-10}", 'rate_limits.ietf_headers: "draft-10": write true or false'),
+        (f"rate_limits: {{body: {'a' * 5000}}}", "rate_limits.body: must be text of at most 4096 characters"),
+        ("rate_limits: {metric_series: many}", 'rate_limits.metric_series: "many": must be a whole number from 0'),
+        ("rate_limits: {xds: {}}", "rate_limits.xds.server: is required"),
+        ("rate_limits: {xds: {server: 'http://a:1'}}", 'xds.server: "http://a:1": not an address: write HOST:PORT'),
         ("rate_limits: {anonymous: {burst: 3}}", "rate_limits.anonymous.limit: is required"),
         ("routes: [{methods: GET, path: /a, auth: none}]", "routes[0].methods: write a list here"),
         ("routes: [{methods: [], path: /a, auth: none}]", "an empty list matches nothing"),
@@ -325,6 +375,61 @@ def test_one_wrong_setting(folder: Folder, text: str, problem: str) -> None:
 
     assert re.match(r"genops\.yaml:(\d+:)? ", found)
     assert problem in found
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"node_id": ""}, "node_id: must be 1 to 256 visible ASCII characters"),
+        ({"node_metadata": "a=b"}, "node_metadata: write a mapping here (name: value)"),
+        ({"node_metadata": {"a": ["b"]}}, "node_metadata.a: write one value here, not a list or a mapping"),
+        ({"headers": {"X-Tenant": "a"}}, "headers.X-Tenant: write it in lower case, not beginning with grpc- nor"),
+        ({"headers": {"x-tenant": "ä"}}, "headers.x-tenant: must be visible ASCII characters and spaces"),
+        ({"tls": "1"}, 'tls: "1": write true or false'),
+        ({"tls": True, "ca_file": "no.pem"}, 'ca_file: "no.pem": cannot be read: No such file or directory'),
+        ({"tls": True, "cert_file": "genops.yaml"}, "key_file: a certificate and its key go together: write both, or"),
+        ({"tls": True, "key_file": "genops.yaml"}, "cert_file: a certificate and its key go together: write both, or"),
+        ({"server_name": "a"}, "tls: certificates are given, and TLS is off: write tls: true, or leave them out"),
+        ({"server_name": "a b\t"}, "server_name: must be 1 to 256 visible ASCII characters"),
+        ({"backoff": "1"}, 'backoff: "1": a number needs its unit: write for example 250ms, 30s'),
+        ({"backoff": "1ms"}, 'backoff: "1ms": must be from 10ms to 10m'),
+        ({"backoff_max": "2h"}, 'backoff_max: "2h": must be from 10ms to 1h'),
+        ({"backoff": "10s", "backoff_max": "5s"}, 'backoff_max: "5s": is shorter than backoff: write the same or more'),
+        ({"max_bytes": 0}, 'max_bytes: "0": must be from 1 to 2147483647'),
+        ({"start_without": "yes"}, 'start_without: "yes": write true or false'),
+    ],
+)  # fmt: skip
+def test_one_wrong_setting_of_a_management_server(folder: Folder, settings: dict[str, Any], problem: str) -> None:
+    """A management server that could not be asked is refused at its setting."""
+    section = json.dumps({"xds": {"server": "127.0.0.1:18000"} | settings}, ensure_ascii=False)
+    found = folder.problem(f"{ISSUER}rate_limits: {section}\n")
+
+    assert found.startswith(f"genops.yaml:6: rate_limits.xds.{problem}")
+
+
+SCHEMA = json_schema()
+SETTINGS = [name for name, _ in keys(SCHEMA, SCHEMA["$defs"], "") if "[" not in name and "*" not in name]
+SECTIONS = {name.rpartition(".")[0] for name in SETTINGS}
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_a_setting_of_another_kind(folder: Folder, setting: str) -> None:
+    """Whatever stands where a value of another kind belongs is told at its place, in our words."""
+    wrong: Any = {"nonsense": [{"a": "b"}]} if setting in SECTIONS else [{"nonsense": ["b"]}]
+    for step in reversed(setting.split(".")):
+        wrong = {step: wrong}
+    found = folder.problems(yaml.safe_dump(yaml.safe_load(ISSUER) | wrong))
+
+    assert any(each.path.startswith(setting) for each in found)
+    assert not any(each.message == UNTRANSLATED or "nput should" in each.message for each in found)
+
+
+def test_one_source_of_limits(folder: Folder) -> None:
+    """Limits come from files or from a management server, never from both."""
+    (folder.path / "limits").mkdir()
+    text = ISSUER + "rate_limits: {directory: limits, xds: {server: 'a:1'}}"
+
+    assert "rate_limits.xds: rate_limits.directory gives the limits already: keep one" in folder.problem(text)
 
 
 @pytest.mark.parametrize(
@@ -557,7 +662,7 @@ def test_a_password_without_a_store_is_a_mistake(folder: Folder) -> None:
     ("environ", "problem"),
     [
         ({"REDIS_URL": ""}, "env REDIS_URL: is set but empty"),
-        ({"REDIS_URL": "rediss://redis"}, "env REDIS_URL: TLS to the store is not supported yet"),
+        ({"REDIS_URL": "valkeys://redis"}, "env REDIS_URL: write rediss://HOST:PORT"),
         ({"REDIS_URL": "redis://:p@ss@redis"}, "env REDIS_URL: not a store"),
         ({"REDIS_PASSWORD": " "}, "env REDIS_PASSWORD: is set but empty"),
         ({"LOG_LEVEL": "loud"}, "env LOG_LEVEL: must be debug, info, warning or error"),
@@ -607,6 +712,11 @@ def test_issuers_of_the_environment_that_cannot_be_used(changes: dict[str, str |
         f"store: {{url: {SECRET}}}",
         f"store: {{password: {SECRET}}}",
         f"store: {{password_file: {SECRET}}}",
+        f"store: {{url: redis+sentinel://a/m, sentinel_password_file: {SECRET}}}",
+        f"store: {{per_second: {{url: 'redis://:{SECRET}@redis'}}}}",
+        f"store: {{per_second: {{url: redis, password_file: {SECRET}}}}}",
+        f"rate_limits: {{xds: {{server: 'a:1', headers: {{Authorization: {SECRET}}}}}}}",
+        f"rate_limits: {{xds: {{server: 'a:1', headers: {{authorization: [{SECRET}]}}}}}}",
         f"store: {SECRET}",
         f"api_token: {SECRET}",
         f"unknown: {{deep: [{SECRET}]}}",
@@ -631,6 +741,8 @@ def test_no_secret_is_ever_told(folder: Folder, text: str) -> None:
 def test_a_password_in_the_file_is_told_where_it_belongs(folder: Folder) -> None:
     """A password in the file, alone or in a URL, is refused with the places it may be."""
     assert "store.password_file or REDIS_PASSWORD" in folder.problem(f"{ISSUER}store: {{url: 'redis://:{SECRET}@a'}}")
+    second = folder.problem(f"{ISSUER}store: {{per_second: {{url: 'redis://:{SECRET}@a'}}}}")
+    assert "put it into store.per_second.password_file, and leave it out here" in second
     assert "use a *_file setting or an environment variable" in folder.problem(f"{ISSUER}store: {{password: x}}")
 
 
@@ -644,6 +756,12 @@ def test_a_password_in_the_file_is_told_where_it_belongs(folder: Folder) -> None
         ("log: {level: debug}\nserver: {drain_delay: 1s}", ("drain_delay", "level")),
         ("server: {grpc: 'unix:/a', http: '127.0.0.1:1', transport: grpcio}", ("grpc", "http", "transport")),
         ("store: {url: 'a:1', timeout: 1s}", ("url", "timeout")),
+        ("store: {url: 'rediss://a', tls: {server_name: b}, per_second: {url: c}}", ("url", "tls", "per_second")),
+        ("store: {denial_cache: false, hash_tag: a, outage: {allowance: 0%, then: open}}", ("denial_cache",)),
+        ("server: {debug: '127.0.0.1:1', json_limits: true}", ("debug", "json_limits")),
+        ("server: {services: [rate_limits]}", ("services",)),
+        ("rate_limits: {xds: {server: 'a:1'}, metric_series: 1}", ("xds", "metric_series")),
+        ("rate_limits: {shadow_mode: true, body: none, near_limit_ratio: 90%, ietf_headers: true}", ()),
     ],
 )
 def test_what_takes_a_restart(folder: Folder, changes: str, changed: tuple[str, ...]) -> None:
@@ -660,6 +778,149 @@ def test_a_new_password_takes_a_restart(folder: Folder) -> None:
 
     assert restart_only(old, new) == ("store.password",)
     assert restart_only(old, old) == ()
+
+
+def test_another_password_of_the_second_store_takes_a_restart(folder: Folder) -> None:
+    """Its password is a part of the store for limits per second."""
+    text = ISSUER + "store: {per_second: {url: 'redis://a', password_file: pw}}\n"
+    (folder.path / "pw").write_text("one")
+    old = folder.load(text)
+    (folder.path / "pw").write_text("two")
+
+    assert restart_only(old, folder.load(text)) == ("store.per_second",)
+
+
+def test_a_store_knows_how_to_be_let_in(folder: Folder) -> None:
+    """Where the stores are comes with passwords and with files that start at the configuration's folder."""
+    for name in ("ca.pem", "pw", "spw", "ppw"):
+        (folder.path / name).write_text(f"{SECRET}-{name}\n")
+    store = folder.load(
+        ISSUER
+        + """\
+store:
+  url: redis+sentinel+tls://genops@a,b/primary
+  password_file: pw
+  sentinel_password_file: spw
+  tls: {ca_file: ca.pem, server_name: redis.internal}
+  per_second: {url: "rediss://c", password_file: ppw}
+"""
+    ).store
+    here = store.target(folder.path)
+
+    assert (here.user, here.password, here.sentinel_password) == ("genops", f"{SECRET}-pw", f"{SECRET}-spw")
+    assert here.tls == Tls(ca_file=str(folder.path / "ca.pem"), server_name="redis.internal")
+    assert store.per_second is not None
+    second = store.per_second.target(store.tls.options(folder.path))
+    assert (second.address, second.password, second.tls) == ("rediss://c:6379/0", f"{SECRET}-ppw", here.tls)
+    assert store.target(folder.path, "unix:///run/a.sock").address == "unix:///run/a.sock"
+    assert SECRET not in repr((store, here, second))
+
+
+def test_a_password_of_sentinels_needs_some(folder: Folder) -> None:
+    """A password of sentinels is refused where the store's URL names none."""
+    (folder.path / "pw").write_text(SECRET)
+    text = ISSUER + "store: {url: 'redis://a', sentinel_password_file: pw}\n"
+
+    assert "store.sentinel_password_file: store.url names no sentinels: leave this out" in folder.problem(text)
+
+
+# Limits in files
+
+SEED = """\
+domain: seed
+descriptors:
+  - key: customer_tier
+    value: free
+    rate_limit: {unit: minute, requests_per_unit: 10}
+"""
+
+
+def limits(folder: Folder, **files: str) -> str:
+    """A configuration that names a folder with these files."""
+    (folder.path / "limits").mkdir(exist_ok=True)
+    for name, text in files.items():
+        (folder.path / "limits" / f"{name}.yaml").write_text(text)
+    return ISSUER + "rate_limits: {directory: limits}\n"
+
+
+def test_limits_come_from_files(folder: Folder) -> None:
+    """The files of a directory declare domains; `tiers` limit beside them only where they are written down."""
+    text = limits(folder, seed=SEED)
+    alone, beside = folder.load(text), folder.load(text + "tiers: {free: {limit: 1/hour}}\n")
+
+    assert [domain.name for domain in alone.rate_limits.domains] == ["seed"]
+    assert (alone.tree().knows(b"seed"), alone.tree().knows(b"genops")) == (True, False)
+    assert (beside.tree().knows(b"seed"), beside.tree().knows(b"genops")) == (True, True)
+
+
+def test_what_may_not_mean_what_it_says(folder: Folder) -> None:
+    """What loads and may mean something else than its writer thinks is kept, to be told."""
+    config = folder.load(limits(folder, seed=SEED))
+
+    assert [remark.partition(": ")[2] for remark in config.rate_limits.remarks] == [
+        "is one bucket, for all customers together; for one each, write the key customer_id below it"
+    ]
+
+
+def test_an_empty_folder_is_told(folder: Folder) -> None:
+    """A folder without files loads, and it is said that it limits nothing."""
+    assert any("holds no files" in remark for remark in folder.load(limits(folder)).rate_limits.remarks)
+
+
+def test_files_of_one_domain(folder: Folder) -> None:
+    """Two files may speak of one domain only where that is allowed."""
+    text = limits(folder, one=SEED, two=SEED.replace("free", "gold"))
+
+    assert "limits/two.yaml:1: domain: two.yaml: duplicate domain 'seed' in config file" in folder.problem(text)
+    merged = folder.load(text.replace("limits}", "limits, merge_domains: true}"))
+    assert len(list(merged.tree().lines())) == 2
+
+
+def test_everything_wrong_in_all_files_is_told_at_once(folder: Folder) -> None:
+    """What is wrong with the file and with the files of its directory comes together, file by file."""
+    text = limits(
+        folder,
+        a="domain: a\ndescriptors:\n  - {key: k, rate_limit: {unit: fortnight, requests_per_unit: 1}}\n",
+        b="domain: [\n",
+        c=SEED,
+    )
+    problems = folder.problems(f"{text}log: {{level: loud}}\nserverr: {{}}\n", {"LOG_LEVEL": ""})
+
+    assert [(each.file.rpartition("/")[2], each.line, each.path) for each in problems] == [
+        ("genops.yaml", 7, "log.level"),
+        ("genops.yaml", 8, "serverr"),
+        ("a.yaml", 3, "descriptors[0].rate_limit.unit"),
+        ("b.yaml", 2, ""),
+        ("", None, "env LOG_LEVEL"),
+    ]
+
+
+def test_tiers_and_files_of_one_domain(folder: Folder) -> None:
+    """A file may add to the domain of `tiers`, and not say otherwise of what they limit."""
+    tiers = "tiers: {free: {limit: 1/hour}}\n"
+    more = "domain: genops\ndescriptors: [{key: path, rate_limit: {unit: second, requests_per_unit: 1}}]\n"
+
+    assert folder.load(limits(folder, more=more) + tiers).tree().knows(b"genops")
+    found = folder.problem(limits(folder, more=SEED.replace("seed", "genops")) + tiers)
+    assert found.startswith('genops.yaml:6: rate_limits.directory: "limits": more.yaml: ')
+
+
+def test_limits_alone_need_no_identity(folder: Folder) -> None:
+    """Where rate limits alone are served, there is nobody to believe."""
+    assert folder.load("server: {services: [rate_limits]}\n").identity.jwt == ()
+
+
+def test_what_a_management_server_is_told_is_frozen(folder: Folder) -> None:
+    """Its headers and our metadata cannot be changed once they are loaded."""
+    xds = folder.load(ISSUER + "rate_limits: {xds: {server: 'a:1', headers: {x-a: b}}}").rate_limits.xds
+    assert xds is not None
+
+    for mapping in (xds.headers, xds.node_metadata):
+        with pytest.raises(TypeError):
+            mapping["x-b"] = "c"  # type: ignore[index]  # what is tested
+
+
+# What it comes to
 
 
 def test_the_default_tier(folder: Folder) -> None:
@@ -683,20 +944,6 @@ def test_a_default_is_what_a_token_may_say(value: str) -> None:
         accepted = False
 
     assert accepted == (claims.attributes({"team": value}, {"team": ("team",)}, {}) == {"team": value})
-
-
-def test_the_summary_says_what_a_configuration_means() -> None:
-    """The summary names addresses, store, issuers, tiers and open routes."""
-    told = "\n".join(summary(load(EXAMPLE, {})))
-
-    for word in (
-        "127.0.0.1:50051",
-        "embedded:",
-        "https://auth.example.com",
-        "tier free: 100/hour, 20 at once",
-        "GET /healthz",
-    ):
-        assert word in told
 
 
 # Fuzz

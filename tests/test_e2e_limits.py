@@ -6,11 +6,14 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from zoneinfo import ZoneInfo
 
 import pytest
 
-from gateway import Answer, Gateway, envoy, limits_only, upstream
-from sidecar import TRANSPORTS, serving, settings, token
+from gateway import Answer, Gateway, envoy, ingress, limits_only, upstream
+from manifests import Manifest
+from sidecar import TRANSPORTS, folder, serving, settings, token
 from stores import VALKEY, running
 
 BURST = 5
@@ -71,6 +74,13 @@ def test_a_free_customer_is_limited(bench: Bench, customer: str) -> None:
     refused = told[-1].headers
     assert refused["retry-after"] == refused["x-ratelimit-reset"]
     assert 8_600 <= int(refused["retry-after"]) <= 8_640
+    assert refused["content-type"] == "application/json"
+    assert told[-1].json == {
+        "error": "rate_limited",
+        "message": "API rate limit exceeded for your tier",
+        "limit": 10,
+        "retry_after": int(refused["retry-after"]),
+    }
 
 
 def test_a_premium_customer_is_not(bench: Bench, customer: str) -> None:
@@ -126,3 +136,112 @@ def test_a_limit_holds_everywhere(bench: Bench, customer: str, others: list[str]
 def test_bytes_that_are_no_text_are_limited(bench: Bench, customer: str, value: bytes) -> None:
     """A header that is not UTF-8 meets the limit as any other: it neither fails the call nor finds another bucket."""
     assert spent(lambda: bench.unauthorized.get(headers=[("x-account", customer.encode() + value)])) == BURST
+
+
+FILE = """
+domain: plans
+descriptors:
+  - key: plan
+    value: own
+    descriptors:
+      - {key: account, rate_limit: {unit: day, requests_per_unit: 1, body: "Until tomorrow, then."}}
+  - key: plan
+    value: monthly
+    descriptors:
+      - {key: account, rate_limit: {unit: month, requests_per_unit: 2, calendar: Europe/Berlin}}
+  - key: plan
+    value: double
+    descriptors:
+      - key: account
+        rate_limits:
+          - {unit: minute, requests_per_unit: 3}
+          - {unit: day, requests_per_unit: 2}
+"""
+
+
+def plans(bootstrap: Manifest) -> None:
+    """Ask for the limits of a file only, of plans and accounts that headers name."""
+    limits_only(bootstrap)
+    manager = ingress(bootstrap)
+    (limiter,) = (each for each in manager["http_filters"] if each["name"].endswith("ratelimit"))
+    limiter["typed_config"]["domain"] = "plans"
+    named = [
+        {"request_headers": {"header_name": f"x-{key}", "descriptor_key": key, "skip_if_absent": False}}
+        for key in ("plan", "account")
+    ]
+    manager["route_config"]["virtual_hosts"][0]["rate_limits"] = [{"actions": named}]
+
+
+@dataclass(frozen=True)
+class Plans:
+    """A sidecar that tells clients of limits as it does by itself, and one that says `less`, in the IETF's words."""
+
+    usual: Gateway
+    less: Gateway
+
+
+@pytest.fixture(scope="module")
+def planned() -> Iterator[Plans]:
+    with contextlib.ExitStack() as stack:
+        directory = stack.enter_context(folder())
+        (directory / "plans.yaml").write_text(FILE)
+        told: list[dict[str, object]] = [{}, {"body": "none", "headers": False, "ietf_headers": True}]
+        service = stack.enter_context(upstream())
+        gateways = []
+        for telling in told:
+            configured = settings(rate_limits={"directory": str(directory), **telling})
+            sidecar = stack.enter_context(serving(configured))
+            gateways.append(stack.enter_context(envoy(service, sidecar.grpc, changes=[plans])))
+        yield Plans(*gateways)
+
+
+def refusal(gateway: Gateway, plan: str, customer: str) -> Answer:
+    """The first answer that is no pass."""
+    asked = [("x-plan", plan), ("x-account", customer)]
+    refused = next(answer for _ in range(5) if (answer := gateway.get(headers=asked)).status != 200)
+    assert refused.status == 429
+    return refused
+
+
+def test_a_limit_may_have_words_of_its_own(planned: Plans, customer: str) -> None:
+    """A limit's own body is sent as it is, as text."""
+    refused = refusal(planned.usual, "own", customer)
+    assert refused.body == b"Until tomorrow, then."
+    assert refused.headers["content-type"] == "text/plain"
+    assert refusal(planned.less, "own", customer).body == b"Until tomorrow, then."
+
+
+def test_a_quota_of_a_month_says_when_it_is_renewed(planned: Plans, customer: str) -> None:
+    """A quota of a calendar month is refused with a body that names the instant at which the next one begins."""
+    refused = refusal(planned.usual, "monthly", customer)
+    assert refused.headers["content-type"] == "application/json"
+    said = refused.json
+    renewed = datetime.fromisoformat(said.pop("quota_reset"))
+    assert said == {
+        "error": "quota_exceeded",
+        "message": "Monthly request quota exceeded",
+        "quota_limit": 2,
+        "quota_remaining": 0,
+    }
+    there = renewed.astimezone(ZoneInfo("Europe/Berlin"))
+    assert (there.day, there.hour, there.minute, there.second) == (1, 0, 0, 0)
+    left = (renewed - datetime.now(UTC)).total_seconds()
+    assert 0 < left < 32 * 86_400
+    assert abs(int(refused.headers["retry-after"]) - left) < 60
+
+
+def test_clients_may_be_told_less(planned: Plans, customer: str) -> None:
+    """Without a body and in the IETF's words, all that a client is told is in RateLimit and Retry-After."""
+    refused = refusal(planned.less, "monthly", customer)
+    assert refused.body == b""
+    assert not [name for name in refused.headers if name.startswith("x-ratelimit")]
+    assert refused.headers["ratelimit-policy"] == '"limit-1";q=2;w=2592000'
+    seconds = refused.headers["retry-after"]
+    assert refused.headers["ratelimit"] == f'"limit-1";r=0;t={seconds}'
+
+
+def test_the_limit_that_refuses_is_told(planned: Plans, customer: str) -> None:
+    """Of several limits on one descriptor the one that refuses is told."""
+    refused = refusal(planned.usual, "double", customer)
+    assert refused.headers["x-ratelimit-limit"] == "2"
+    assert int(refused.headers["retry-after"]) > 40_000

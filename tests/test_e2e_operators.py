@@ -16,6 +16,7 @@ from stores import VALKEY, Server, eventually, free_port, running
 
 PASSWORD = "hunter2-of-the-store"
 PREMIUM = {"customer_tier": "premium", "customer_id": "acme"}
+TIERS = {"free": {"limit": "10/day"}, "premium": {"limit": "100000/hour", "outage_allowance": 0}}
 
 
 @pytest.fixture(scope="module", params=TRANSPORTS)
@@ -71,9 +72,9 @@ def test_decisions_are_counted_and_told(sidecar: Sidecar) -> None:
 
 
 def test_metrics_are_read_by_prometheus(sidecar: Sidecar) -> None:
-    """Metrics are in Prometheus's text format, and all of our own begin with our name."""
+    """Metrics are in Prometheus's text format; all begin with our name, or with that of envoyproxy/ratelimit's own."""
     families = {family.name for family in text_string_to_metric_families(sidecar.get("/metrics")[1])}
-    assert {name for name in families if not name.startswith(("genops_", "process_"))} == set()
+    assert {name for name in families if not name.startswith(("genops_", "process_", "ratelimit_"))} == set()
     assert {"genops_check", "genops_rate_limit", "genops_build_info", "genops_store_errors"} <= families
 
 
@@ -109,9 +110,9 @@ def test_no_secret_is_shown(how: str) -> None:
             client.config_set("requirepass", "another")
             client.client_kill_filter(_type="normal", skipme=True)
         eventually(lambda: sidecar.said("store_unavailable") != [])
-        secrets.seen.append(gateway.get(token=secrets.token(token(**PREMIUM))).body.decode())
+        secrets.seen += told_without_store(gateway, secrets)
         store.stop()
-        secrets.seen.append(gateway.get(token=secrets.token(token(**PREMIUM))).body.decode())
+        secrets.seen += told_without_store(gateway, secrets)
         sidecar.configure(settings(store={"password": PASSWORD}))
         eventually(lambda: sidecar.said("config_refused") != [])
         secrets.seen += [sidecar.get(path)[1] for path in ("/readyz", "/metrics")]
@@ -125,13 +126,23 @@ def test_no_secret_is_shown(how: str) -> None:
 
 
 def known(how: str, store: Server, place: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """A configuration and an environment that tell the sidecar the store's password in one of the ways there are."""
+    """A configuration and an environment that tell the sidecar the store's password in one of the ways there are.
+
+    Nothing passes without the store: the service behind the gateway would answer with the token that it got.
+    """
     if how == "url":
-        return settings(), {"REDIS_URL": f"redis://:{PASSWORD}@127.0.0.1:{store.port}/0"}
+        return settings(tiers=TIERS), {"REDIS_URL": f"redis://:{PASSWORD}@127.0.0.1:{store.port}/0"}
     if how == "environment":
-        return settings(store={"url": store.url}), {"REDIS_PASSWORD": PASSWORD}
+        return settings(tiers=TIERS, store={"url": store.url}), {"REDIS_PASSWORD": PASSWORD}
     (place / "password").write_text(PASSWORD)
-    return settings(store={"url": store.url, "password_file": str(place / "password")}), {}
+    return settings(tiers=TIERS, store={"url": store.url, "password_file": str(place / "password")}), {}
+
+
+def told_without_store(gateway: Gateway, secrets: Secrets) -> list[str]:
+    """What is answered to a customer who may have nothing while the store is away."""
+    answer = gateway.get(token=secrets.token(token(**PREMIUM)))
+    assert answer.status == 429
+    return [f"{answer.headers} {answer.body.decode()}"]
 
 
 def refusals(gateway: Gateway, secrets: Secrets) -> list[str]:

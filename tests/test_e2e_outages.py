@@ -2,14 +2,19 @@
 
 import contextlib
 import time
+import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
-from gateway import Gateway, Upstream, envoy, open_without_limiter, upstream
+from gateway import Answer, Gateway, Upstream, envoy, limits_only, open_without_limiter, upstream
+from genops_extauth._pb import rls_pb2 as rls
 from genops_extauth.grpc_face import AUTHORIZATION, RATE_LIMIT
-from sidecar import TRANSPORTS, Sidecar, serving, settings, token
+from road import Road
+from sidecar import LIMIT, TRANSPORTS, Sidecar, serving, settings, token
 from stores import VALKEY, Server, eventually, free_port, running
 from traffic import traffic
 
@@ -45,74 +50,204 @@ def test_a_dead_sidecar_lets_nobody_pass(transport: str) -> None:
         assert "/bad" not in service.targets
 
 
+@pytest.mark.parametrize(("changes", "status"), [((), 503), ((open_without_limiter,), 200)], ids=["closed", "open"])
+def test_the_gateway_chooses_what_a_dead_limiter_means(changes: tuple[Any, ...], status: int) -> None:
+    """Where nobody limits, requests are refused, or pass with `failure_mode_deny: false`."""
+    with contextlib.ExitStack() as stack:
+        sidecar = stack.enter_context(serving())
+        service = stack.enter_context(upstream())
+        gateway = stack.enter_context(envoy(service, sidecar.grpc, changes=[limits_only, *changes]))
+        assert gateway.get(headers=[("x-account", "acme")]).status == 200
+        sidecar.kill()
+        assert gateway.get(headers=[("x-account", "acme")]).status == status
+
+
+BURST, ALLOWANCE, PROCESSES = 50, 5, 2
+"""What a customer may do at once, a tenth of it, and how many sidecars there are. Ten tokens a day come back: none."""
+
+TIERS = {
+    "free": {"limit": "10/day", "burst": BURST},
+    "lenient": {"limit": "10/day", "burst": 2, "outage": "open"},
+    "premium": {"limit": "100000/hour"},
+}
+
+
 @dataclass(frozen=True)
 class Bench:
-    """A sidecar behind two Envoys: one refuses what nobody could limit, `open` lets it pass."""
+    """Two sidecars of one store, each behind an Envoy of its own."""
 
     store: Server
-    sidecar: Sidecar
-    closed: Gateway
-    open: Gateway
+    road: Road
+    sidecars: list[Sidecar]
+    gateways: list[Gateway]
     service: Upstream
+
+    def left(self, customer: str, tier: str = "free") -> int:
+        """What remains of a customer's bucket. Nothing is taken."""
+        return int(self.limited(0, customer, tier, addend=0).statuses[0].limit_remaining)
+
+    def limited(self, which: int, customer: str, tier: str, *, addend: int, phase: str = "") -> rls.RateLimitResponse:
+        """Ask one of the sidecars, as a gateway with `hits_addend` would."""
+        pairs = {"genops_phase": phase} if phase else {}
+        pairs |= {"customer_tier": tier, "customer_id": customer}
+        entries = [rls.RateLimitDescriptor.Entry(key=key.encode(), value=pairs[key].encode()) for key in pairs]
+        descriptor = rls.RateLimitDescriptor(entries=entries)
+        descriptor.hits_addend.value = addend
+        asked = rls.RateLimitRequest(domain=b"genops", descriptors=[descriptor])
+        with self.sidecars[which].calls(LIMIT) as call:
+            return rls.RateLimitResponse.FromString(call(asked.SerializeToString()))
+
+    def metrics(self, name: str) -> list[float]:
+        return [sidecar.metric(name) for sidecar in self.sidecars]
+
+    @contextlib.contextmanager
+    def under_traffic(self) -> Iterator[None]:
+        """Customers far from their limits, and others without a valid token: no verdict is wrong, whatever happens."""
+        kinds: dict[str, Callable[[], object]] = {}
+        for number, gateway in enumerate(self.gateways):
+            kinds[f"good{number}"] = asks(gateway, "/good", token(**PREMIUM))
+            kinds[f"bad{number}"] = asks(gateway, "/bad", token(exp=1))
+        due = {kind: 200 if kind.startswith("good") else 401 for kind in kinds}
+        with traffic(**kinds) as sent:
+            sent.wait(**due)
+            yield
+            sent.wait(**due)
+        assert {kind: set(sent.results(kind)) for kind in kinds} == {kind: {status} for kind, status in due.items()}
+        assert "/bad" not in self.service.targets
+
+    @contextlib.contextmanager
+    def outage(self, kind: str) -> Iterator[None]:
+        """The store away, under traffic; afterwards it is back, and all that was granted was charged."""
+        begin, end = OUTAGES[kind]
+        with self.under_traffic():
+            begin(self)
+            try:
+                eventually(lambda: self.metrics("genops_store_outage") == [1, 1])
+                yield
+            finally:
+                end(self)
+            eventually(lambda: self.metrics("genops_store_outage") == [0, 0])
+            eventually(lambda: self.metrics("genops_store_owed_tokens") == [0, 0])
+
+
+OUTAGES: dict[str, tuple[Callable[[Bench], None], Callable[[Bench], None]]] = {
+    "killed": (lambda bench: bench.store.stop(), lambda bench: bench.store.start()),
+    "frozen": (lambda bench: bench.store.freeze(), lambda bench: bench.store.thaw()),
+    "cut off": (lambda bench: bench.road.refuse(), lambda bench: bench.road.accept()),
+    "mute": (lambda bench: bench.road.hold(), lambda bench: bench.road.release()),
+}
+"""How a store goes away and comes back. A killed one has forgotten everything; the others carry out what they got."""
+
+each_outage = pytest.mark.parametrize("outage", OUTAGES)
 
 
 @pytest.fixture(scope="module", params=TRANSPORTS)
 def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
     with contextlib.ExitStack() as stack:
         store = stack.enter_context(running(VALKEY))
-        configured = settings(server={"transport": request.param}, store={"url": store.url, "timeout": "300ms"})
-        sidecar = stack.enter_context(serving(configured))
+        road = stack.enter_context(Road(store.path).open())
+        configured = settings(
+            server={"transport": request.param},
+            store={"url": road.url, "timeout": "300ms", "outage": {"processes": PROCESSES}},
+            tiers=TIERS,
+        )
+        sidecars = [stack.enter_context(serving(configured)) for _ in range(PROCESSES)]
         service = stack.enter_context(upstream())
-        closed = stack.enter_context(envoy(service, sidecar.grpc))
-        lenient = stack.enter_context(envoy(service, sidecar.grpc, changes=[open_without_limiter]))
-        yield Bench(store, sidecar, closed, lenient, service)
+        gateways = [stack.enter_context(envoy(service, sidecar.grpc)) for sidecar in sidecars]
+        yield Bench(store, road, sidecars, gateways, service)
 
 
-OUTAGES: dict[str, tuple[Callable[[Server], None], Callable[[Server], None]]] = {
-    "killed": (Server.stop, Server.start),
-    "frozen": (Server.freeze, Server.thaw),
-}
+@pytest.fixture
+def customer() -> str:
+    """A customer of this test alone."""
+    return uuid.uuid4().hex
 
 
-@pytest.mark.parametrize("outage", OUTAGES)
-def test_a_dead_store_takes_nobodys_identity(bench: Bench, outage: str) -> None:
-    """While the store is dead or silent, who may not pass is told so, and who may is limited as the gateway chose.
+def at_once(gateway: Gateway, credential: str, count: int) -> list[Answer]:
+    with ThreadPoolExecutor(8) as threads:
+        return list(threads.map(lambda _: gateway.get(token=credential), range(count)))
 
-    Health says NOT_SERVING of the limiter alone. When the store is back, limits are too, with no restart.
+
+@each_outage
+def test_each_process_grants_its_allowance(bench: Bench, customer: str, outage: str) -> None:
+    """While the store is away each process grants a tenth of a bucket, then refuses; afterwards the store has it.
+
+    So does it of everything that was granted while a tier is open: its customers come back to a bucket in debt.
     """
-    begin, end = OUTAGES[outage]
-    good, bad = token(**PREMIUM), token(exp=1)
-    kinds = {"closed": bench.closed, "open": bench.open}
-    asked = {f"good_{name}": asks(gateway, "/good", good) for name, gateway in kinds.items()}
-    asked |= {f"bad_{name}": asks(gateway, "/bad", bad) for name, gateway in kinds.items()}
-    with traffic(**asked) as sent:
-        sent.wait(good_closed=200, good_open=200, bad_closed=401, bad_open=401)
-        begin(bench.store)
-        sent.wait(good_closed=503, good_open=200, bad_closed=401, bad_open=401)
-        eventually(lambda: bench.sidecar.health(RATE_LIMIT) == "NOT_SERVING")
-        assert [bench.sidecar.health(name) for name in ("", AUTHORIZATION)] == ["SERVING", "SERVING"]
-        assert bench.sidecar.get("/readyz")[0] == 200
-        end(bench.store)
-        sent.wait(good_closed=200)
-        eventually(lambda: bench.sidecar.health(RATE_LIMIT) == "SERVING")
-        back = time.monotonic()
-        sent.wait(good_closed=200, good_open=200)
-    assert set(sent.results("good_closed")) == {200, 503}
-    assert set(sent.results("good_closed", since=back)) == {200}
-    assert set(sent.results("good_open")) == {200}
-    assert set(sent.results("bad_closed")) == set(sent.results("bad_open")) == {401}
-    assert "/bad" not in bench.service.targets
+    mine, theirs = (token(customer_id=customer, customer_tier=tier) for tier in ("free", "lenient"))
+    before = [bench.gateways[0].get(token=mine).status for _ in range(10)]
+    with bench.outage(outage):
+        with ThreadPoolExecutor(PROCESSES) as threads:
+            answers = list(threads.map(lambda gateway: at_once(gateway, mine, 4 * ALLOWANCE), bench.gateways))
+        lenient = [answer.status for gateway in bench.gateways for answer in at_once(gateway, theirs, 6)]
+    assert before == [200] * 10
+    for told in answers:
+        assert sorted(answer.status for answer in told) == [200] * ALLOWANCE + [429] * 3 * ALLOWANCE
+        assert {answer.headers["retry-after"] for answer in told if answer.status == 429} == {"1"}
+    assert lenient == [200] * 12
+    granted = PROCESSES * ALLOWANCE
+    if outage in ("killed", "cut off"):  # Nothing reached the store twice.
+        forgotten = 10 if outage == "killed" else 0
+        assert bench.left(customer) == BURST - 10 + forgotten - granted
+    else:
+        # What the store got and answered too late was counted there, and here: to the customer's cost, never to his
+        # profit.
+        assert BURST - 10 - 4 * granted <= bench.left(customer) <= BURST - 10 - granted
+    refused = bench.gateways[0].get(token=theirs)
+    # 12 of 2 tokens were spent: it takes 11 to come back until there is one, each 8,640 s, of which one has begun.
+    assert refused.status == 429
+    assert int(refused.headers["retry-after"]) > 10 * 8_640
 
 
-def test_an_outage_is_told(bench: Bench) -> None:
-    """An outage of the store stands in the log, when it begins and when it ends, and in the metrics by its kind."""
-    told = len(bench.sidecar.said("store_unavailable")), len(bench.sidecar.said("store_available"))
+@each_outage
+def test_a_charge_is_made_once(bench: Bench, customer: str, outage: str) -> None:
+    """What is charged while the store is away is in the store afterwards, once, whatever it did with the first try."""
+    with bench.outage(outage):
+        for which in range(PROCESSES):
+            charged = [bench.limited(which, customer, "free", addend=7, phase="charge") for _ in range(5)]
+            assert {answer.overall_code for answer in charged} == {rls.RateLimitResponse.OK}
+        assert min(bench.metrics("genops_store_owed_tokens")) >= 5 * 7
+    # 70 of 50 tokens: 21 have to come back until there is one.
+    assert bench.left(customer) == 0
+    status = bench.limited(0, customer, "free", addend=1).statuses[0]
+    assert 20 * 8_640 < status.duration_until_reset.seconds <= 21 * 8_640
+
+
+def test_an_outage_is_told(bench: Bench, customer: str) -> None:
+    """An outage stands in the log, when it begins and when it ends, in the metrics by its kind, and in readiness.
+
+    The limiter is in health all the time, as identity is: it decides.
+    """
+    sidecar, gateway = bench.sidecars[0], bench.gateways[0]
+    eventually(lambda: '"rate_limit": "ready"' in sidecar.get("/readyz")[1])
+    told = len(sidecar.said("store_unavailable")), len(sidecar.said("store_available"))
+    failures, granted, refused = (
+        sidecar.metric(name)
+        for name in (
+            'genops_store_errors_total{kind="unreachable"}',
+            "genops_store_outage_granted",
+            "genops_store_outage_refused",
+        )
+    )
+    exposed = 'genops_rate_limit_outage_exposure{limit="genops.customer_tier_%s.customer_id"}'
+    assert [sidecar.metric(exposed % tier) for tier in ("free", "lenient")] == [PROCESSES * ALLOWANCE, float("inf")]
     bench.store.stop()
-    eventually(lambda: len(bench.sidecar.said("store_unavailable")) > told[0])
-    line = bench.sidecar.said("store_unavailable")[-1]
-    assert (line["level"], line["consequence"]) == ("error", "identity works; rate limits cannot decide")
-    before = bench.sidecar.metric('genops_store_errors_total{kind="unreachable"}')
-    assert bench.closed.get(token=token(**PREMIUM)).status == 503
-    assert bench.sidecar.metric('genops_store_errors_total{kind="unreachable"}') == before + 1
+    eventually(lambda: len(sidecar.said("store_unavailable")) > told[0])
+    line = sidecar.said("store_unavailable")[-1]
+    degraded = "degraded: limits are kept in this process, within store.outage's allowance"
+    assert (line["level"], line["consequence"]) == ("error", degraded)
+    statuses = [gateway.get(token=token(customer_id=customer, customer_tier="free")).status for _ in range(7)]
+    assert statuses == [200] * ALLOWANCE + [429, 429]
+    assert sidecar.metric("genops_store_outage_granted") == granted + ALLOWANCE
+    assert sidecar.metric("genops_store_outage_refused") == refused + 2
+    assert sidecar.metric("genops_store_owed_tokens") == ALLOWANCE
+    assert sidecar.metric('genops_store_errors_total{kind="unreachable"}') > failures
+    assert [sidecar.health(name) for name in ("", AUTHORIZATION, RATE_LIMIT)] == ["SERVING"] * 3
+    status, ready = sidecar.get("/readyz")
+    assert status == 200
+    assert degraded in ready
     bench.store.start()
-    eventually(lambda: len(bench.sidecar.said("store_available")) > told[1])
+    eventually(lambda: len(sidecar.said("store_available")) > told[1])
+    eventually(lambda: sidecar.metric("genops_store_owed_tokens") == 0)
+    assert bench.left(customer) == BURST - ALLOWANCE
+    eventually(lambda: '"rate_limit": "ready"' in sidecar.get("/readyz")[1])

@@ -2,7 +2,7 @@
 
 import contextlib
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -10,7 +10,8 @@ import yaml
 
 import minting
 from gateway import Gateway, envoy, upstream
-from sidecar import KEY, TRANSPORTS, Sidecar, folder, serving, settings, token
+from genops_extauth._pb import rls_pb2 as rls
+from sidecar import KEY, LIMIT, TRANSPORTS, Sidecar, folder, serving, settings, token
 from stores import eventually
 from traffic import Traffic, traffic
 
@@ -148,13 +149,21 @@ def test_a_config_map_takes_effect() -> None:
 
 
 def map_of(place: Path, version: int, configuration: str) -> None:
+    """Put a version of a ConfigMap with a configuration in place."""
+    swapped(place, version, {"genops.yaml": configuration, "key.pem": KEY.public_pem().decode()})
+
+
+def swapped(place: Path, version: int, files: Mapping[str, str]) -> None:
     """Put a version of a ConfigMap in place, as the kubelet does (its AtomicWriter)."""
     put = place / f"..version_{version}"
     put.mkdir()
-    (put / "genops.yaml").write_text(configuration)
-    (put / "key.pem").write_bytes(KEY.public_pem())
+    for name, text in files.items():
+        (put / name).write_text(text)
     (place / "..data_tmp").symlink_to(put.name)
     (place / "..data_tmp").replace(place / "..data")
+    for name in files:
+        if not (place / name).is_symlink():
+            (place / name).symlink_to(Path("..data", name))
 
 
 def test_what_needs_a_restart_is_said() -> None:
@@ -168,3 +177,103 @@ def test_what_needs_a_restart_is_said() -> None:
         eventually(lambda: sidecar.said("restart_needed") != [])
         (line,) = sidecar.said("restart_needed")
         assert "server.grpc" in line["settings"]
+
+
+def declared(requests: int, domain: str = "files") -> str:
+    """A file of limits."""
+    limit = {"unit": "day", "requests_per_unit": requests}
+    return yaml.safe_dump({"domain": domain, "descriptors": [{"key": "account", "rate_limit": limit}]})
+
+
+def in_force(sidecar: Sidecar, domain: str = "files") -> int:
+    """How many requests a day a domain's accounts have; 0 where nothing limits them."""
+    entry = rls.RateLimitDescriptor.Entry(key=b"account", value=b"acme")
+    asked = rls.RateLimitRequest(domain=domain.encode(), descriptors=[rls.RateLimitDescriptor(entries=[entry])])
+    with sidecar.calls(LIMIT) as call:
+        (status,) = rls.RateLimitResponse.FromString(call(asked.SerializeToString())).statuses
+    return int(status.current_limit.requests_per_unit)
+
+
+def comes_into_force(sidecar: Sidecar, requests: int, domain: str = "files") -> None:
+    eventually(lambda: in_force(sidecar, domain) == requests)
+
+
+@contextlib.contextmanager
+def limiting(directory: Path) -> Iterator[Sidecar]:
+    """A sidecar whose limits are in files of a directory, under traffic."""
+    with serving(settings(rate_limits={"directory": str(directory)})) as sidecar, asked(sidecar):
+        yield sidecar
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    with folder() as place:
+        yield place
+
+
+def test_limits_in_a_config_map_take_effect(directory: Path) -> None:
+    """A ConfigMap of limits that is mounted as the directory is read anew when the kubelet swaps it, files removed too.
+
+    One with an error changes nothing, and is told with the file's name.
+    """
+    swapped(directory, 1, {"one.yaml": declared(11), "two.yaml": declared(21, "others")})
+    with limiting(directory) as sidecar:
+        assert [in_force(sidecar), in_force(sidecar, "others")] == [11, 21]
+        swapped(directory, 2, {"one.yaml": declared(12)})
+        (directory / "two.yaml").unlink()
+        eventually(lambda: [in_force(sidecar), in_force(sidecar, "others")] == [12, 0])
+        swapped(directory, 3, {"one.yaml": declared(13).replace("day", "fortnight")})
+        eventually(lambda: sidecar.metric(SUCCESSFUL) == 0)
+        eventually(lambda: sidecar.said("config_refused") != [])
+        assert "one.yaml" in sidecar.said("config_refused")[-1]["detail"]
+        assert in_force(sidecar) == 12
+        swapped(directory, 4, {"one.yaml": declared(14)})
+        comes_into_force(sidecar, 14)
+        eventually(lambda: sidecar.metric(SUCCESSFUL) == 1)
+
+
+def test_limits_edited_in_place_take_effect(directory: Path) -> None:
+    """A file of limits that is written over, added, or removed is noticed; an error in one keeps all as they were."""
+    (directory / "one.yaml").write_text(declared(11))
+    with limiting(directory) as sidecar:
+        assert in_force(sidecar) == 11
+        (directory / "one.yaml").write_text(declared(12))
+        comes_into_force(sidecar, 12)
+        (directory / "two.yaml").write_text(declared(21, "others"))
+        comes_into_force(sidecar, 21, "others")
+        (directory / "two.yaml").write_text("domain: others\ndescriptors: [{key: account, rate_limit: {")
+        eventually(lambda: sidecar.metric(SUCCESSFUL) == 0)
+        (directory / "one.yaml").write_text(declared(13))
+        eventually(lambda: sidecar.metric('genops_config_reload_total{result="failed"}') >= 2)
+        assert [in_force(sidecar), in_force(sidecar, "others")] == [12, 21]
+        (directory / "two.yaml").unlink()
+        eventually(lambda: [in_force(sidecar), in_force(sidecar, "others")] == [13, 0])
+
+
+def test_limits_in_folders_take_effect(directory: Path) -> None:
+    """Files in folders of the directory count and are watched, also in a folder that comes later."""
+    (directory / "team").mkdir()
+    (directory / "team" / "one.yaml").write_text(declared(11))
+    with limiting(directory) as sidecar:
+        assert in_force(sidecar) == 11
+        (directory / "team" / "one.yaml").write_text(declared(12))
+        comes_into_force(sidecar, 12)
+        (directory / "other" / "team").mkdir(parents=True)
+        (directory / "other" / "team" / "two.yaml").write_text(declared(21, "others"))
+        comes_into_force(sidecar, 21, "others")
+
+
+def test_a_directory_behind_a_link_takes_effect(directory: Path) -> None:
+    """A directory that is a link is followed when it comes to lead elsewhere, and watched there."""
+    for version in (1, 2):
+        (directory / f"v{version}").mkdir()
+        (directory / f"v{version}" / "one.yaml").write_text(declared(10 + version))
+    (directory / "current").symlink_to("v1")
+    with limiting(directory / "current") as sidecar:
+        assert in_force(sidecar) == 11
+        (directory / "next").symlink_to("v2")
+        (directory / "next").replace(directory / "current")
+        comes_into_force(sidecar, 12)
+        for requests in (13, 14):
+            (directory / "v2" / "one.yaml").write_text(declared(requests))
+            comes_into_force(sidecar, requests)

@@ -10,15 +10,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
 import yaml
 
 from gateway import envoy, upstream
 from genops_extauth._pb import rls_pb2 as rls
 from genops_extauth.grpc_face import AUTHORIZATION, RATE_LIMIT
-from sidecar import KEY, LIMIT, TRANSPORTS, Sidecar, failure, folder, serving, settings, token
+from sidecar import KEY, LIMIT, TRANSPORTS, Sidecar, folder, serving, settings, token
 from stores import VALKEY, Server, alive, eventually, free_port
+
+OK, OVER_LIMIT = rls.RateLimitResponse.OK, rls.RateLimitResponse.OVER_LIMIT
 
 each_transport = pytest.mark.parametrize("transport", TRANSPORTS)
 
@@ -128,9 +129,9 @@ def test_it_serves_on_a_unix_socket(place: Path, transport: str) -> None:
 
 @each_transport
 def test_a_store_that_is_not_there_keeps_nothing_from_starting(place: Path, transport: str) -> None:
-    """Without its store it starts, decides who passes, and says what it cannot do; it limits once the store is there.
+    """Without its store it starts, decides who passes, limits within its allowance, and says so.
 
-    Rate limiting alone is NOT_SERVING meanwhile, and answers UNAVAILABLE.
+    Once the store is there, it limits there, and what it granted before counts.
     """
     store = Server(VALKEY, place)
     configured = settings(server={"transport": transport}, store={"url": store.url})
@@ -139,20 +140,17 @@ def test_a_store_that_is_not_there_keeps_nothing_from_starting(place: Path, tran
         (line,) = sidecar.said("store_unavailable")
         assert line["level"] == "error"
         assert "check the address" in line["detail"]
-        assert [sidecar.health(name) for name in ("", AUTHORIZATION, RATE_LIMIT)] == [
-            "SERVING",
-            "SERVING",
-            "NOT_SERVING",
-        ]
-        assert sidecar.get("/readyz")[0] == 200
-        with pytest.raises(grpc.RpcError) as raised:
-            limit(sidecar)
-        assert failure(raised.value) is grpc.StatusCode.UNAVAILABLE
+        assert [sidecar.health(name) for name in ("", AUTHORIZATION, RATE_LIMIT)] == ["SERVING"] * 3
+        status, ready = sidecar.get("/readyz")
+        assert status == 200
+        assert "degraded" in ready
+        # A tenth of the bucket of 5, and at least one.
+        assert [limit(sidecar).overall_code for _ in range(2)] == [OK, OVER_LIMIT]
         store.start()
         stack.callback(store.stop)
-        eventually(lambda: sidecar.health(RATE_LIMIT) == "SERVING")
-        assert limit(sidecar).overall_code == rls.RateLimitResponse.OK
         eventually(lambda: sidecar.said("store_available") != [])
+        eventually(lambda: sidecar.metric("genops_store_owed_tokens") == 0)
+        assert [limit(sidecar).overall_code for _ in range(5)] == [OK] * 4 + [OVER_LIMIT]
 
 
 def limit(sidecar: Sidecar) -> rls.RateLimitResponse:
@@ -168,10 +166,10 @@ def test_a_store_over_tcp_may_come_later(url: str) -> None:
     with folder() as place:
         store = Server(VALKEY, place, port=free_port())
         with serving(settings(store={"url": url.format(port=store.port)})) as sidecar:
-            assert sidecar.health(RATE_LIMIT) == "NOT_SERVING"
+            assert "degraded" in sidecar.get("/readyz")[1]
             try:
                 store.start()
-                eventually(lambda: sidecar.health(RATE_LIMIT) == "SERVING")
+                eventually(lambda: '"rate_limit": "ready"' in sidecar.get("/readyz")[1])
             finally:
                 store.stop()
 

@@ -14,11 +14,13 @@ from typing import Any
 import pytest
 import redis
 
-from genops_extauth import embedded
-from genops_extauth.bucket import Hit, shape
+from genops_extauth import embedded, embedded_home
+from genops_extauth.bucket import bucket
 from genops_extauth.embedded import EmbeddedValkey, EmbeddedValkeyError
+from genops_extauth.hits import Hit
 from genops_extauth.model import StoreUnavailable
 from genops_extauth.redis_store import RedisStore
+from genops_extauth.store_address import target
 from stores import alive, eventually
 
 PARENT = """
@@ -62,9 +64,9 @@ async def test_embedded_store_serves(place: Path) -> None:
     """The embedded Valkey serves a store, and leaves neither process nor file behind."""
     async with EmbeddedValkey() as valkey:
         pid = valkey.pid
-        store = RedisStore(valkey.url, timeout=30)
-        assert (await store.acquire([Hit(b"a", shape(1, 60), 1)])).granted
-        assert not (await store.acquire([Hit(b"a", shape(1, 60), 1)])).granted
+        store = RedisStore(target(valkey.url), timeout=30)
+        assert (await store.transact([Hit(b"a", bucket(1, 60), 1)])).granted
+        assert not (await store.transact([Hit(b"a", bucket(1, 60), 1)])).granted
         await store.close()
     assert not alive(pid)
     assert names(place) == []
@@ -107,7 +109,7 @@ async def test_embedded_store_that_is_killed_is_started_again() -> None:
     told: list[str] = []
     async with EmbeddedValkey() as valkey:
         tending = asyncio.create_task(valkey.tend(told.append))
-        before, store = valkey.pid, RedisStore(valkey.url, timeout=1.0)
+        before, store = valkey.pid, RedisStore(target(valkey.url), timeout=1.0)
         os.kill(before, signal.SIGKILL)
         while valkey.pid == before or not await _serves(store):  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(0.01)
@@ -180,6 +182,110 @@ async def test_only_dead_folders_of_ours_are_swept(place: Path) -> None:
         assert not dead.exists()
         assert all(path.exists() for path in (open_, unlocked, foreign, foreign / "lock", target))
         assert home(living).exists()
+
+
+async def left(valkey: EmbeddedValkey) -> int:
+    """The tokens left in a bucket of 10, of which each call takes one."""
+    store = RedisStore(target(valkey.url), timeout=30)
+    try:
+        return (await store.transact([Hit(b"a", bucket(10, 10**6), 1)])).levels[0].remaining
+    finally:
+        await store.close()
+
+
+async def test_folder_keeps_the_data(place: Path) -> None:
+    """With a folder what was spent stays spent over a restart, a kill of Valkey, and a restart by ourselves."""
+    folder = place / "data"
+    async with EmbeddedValkey(folder) as valkey:
+        assert await left(valkey) == 9
+        assert sorted(names(place)) == sorted(["data", home(valkey).name])
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        with redis.Redis.from_url(valkey.url) as client:
+            settings = client.config_get("*")
+        assert (settings["appendonly"], settings["appendfsync"]) == ("yes", "everysec")
+    assert names(place) == ["data"]
+    async with EmbeddedValkey(folder) as valkey:
+        assert await left(valkey) == 8
+        tending = asyncio.create_task(valkey.tend(lambda _: None))
+        before = valkey.pid
+        os.kill(before, signal.SIGKILL)
+        store = RedisStore(target(valkey.url), timeout=1.0)
+        while valkey.pid == before or not await _serves(store):  # noqa: ASYNC110 - there is no event to wait for
+            await asyncio.sleep(0.01)
+        await store.close()
+        tending.cancel()
+        assert await left(valkey) == 7
+
+
+async def test_folder_is_for_one_process(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second process is told that the folder is in use; when the first has ended it may have it."""
+    monkeypatch.setattr(embedded_home, "_WAIT", 0.2)
+    folder = place / "data"
+    async with EmbeddedValkey(folder) as valkey:
+        with pytest.raises(EmbeddedValkeyError, match=f"{folder} is in use by another process: give each its own"):
+            await EmbeddedValkey(folder).start()
+        assert sorted(names(place)) == sorted(["data", home(valkey).name])
+    async with EmbeddedValkey(folder):
+        pass
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent died")
+def test_folder_is_free_when_its_valkey_has_ended(place: Path) -> None:
+    """After kill -9 of the process the next one waits for its Valkey to end, and goes on with its data."""
+    folder = place / "data"
+    text = PARENT.replace("EmbeddedValkey()", f"EmbeddedValkey(Path({str(folder)!r}))")
+    text = text.replace("import asyncio, os", "import asyncio, os\nfrom pathlib import Path")
+    with subprocess.Popen([sys.executable, "-c", text], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        pid, sibling = parent.stdout.readline().split()
+        with redis.Redis(unix_socket_path=str(place / sibling / "valkey.sock")) as client:
+            client.set("kept", 1)
+        parent.kill()
+
+    async def start() -> None:
+        async with EmbeddedValkey(folder) as valkey:
+            assert not alive(int(pid))
+            with redis.Redis.from_url(valkey.url) as client:
+                assert client.get("kept") == b"1"
+
+    asyncio.run(start())
+
+
+async def test_unusable_folder_is_said(place: Path) -> None:
+    """A folder that cannot be made or used, and data that cannot be read, are told with what to do."""
+    (place / "file").touch()
+    for folder in (place / "file", place / "missing" / "deeper"):
+        with pytest.raises(EmbeddedValkeyError, match=f"give a writable {folder} and TMPDIR"):
+            await EmbeddedValkey(folder).start()
+    folder = place / "data"
+    async with EmbeddedValkey(folder) as valkey:
+        await left(valkey)
+    for file in (folder / "appendonlydir").glob("*.incr.aof"):
+        file.write_bytes(b"nonsense" * 10 + file.read_bytes())
+    with pytest.raises(EmbeddedValkeyError, match=f"move {folder}/appendonlydir away to start empty, or set store.url"):
+        await EmbeddedValkey(folder).start()
+    assert names(place) == ["data", "file"]
+
+
+async def test_container_bounds_the_memory(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Valkey takes at most half of what the container may, and without a limit has none."""
+    monkeypatch.setattr(embedded, "_LIMITS", (place / "missing", place / "max"))
+    for text, expected in (("268435456\n", "134217728"), ("max\n", "0"), ("9223372036854771712", "0")):
+        (place / "max").write_text(text)
+        async with EmbeddedValkey() as valkey:
+            with redis.Redis.from_url(valkey.url) as client:
+                assert client.config_get("maxmemory") == {"maxmemory": expected}
+
+
+def score(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the score is Linux's")
+async def test_valkey_goes_first_when_memory_runs_out() -> None:
+    """The kernel prefers Valkey to the process that can identify who asks."""
+    async with EmbeddedValkey() as valkey:
+        assert score(valkey.pid) == 500
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 
 import minting
 from genops_extauth import config
-from genops_extauth.bucket import Hit
 from genops_extauth.check_messages import request_of
 from genops_extauth.explain import CHECKS, explain
+from genops_extauth.hits import Hit
 from genops_extauth.model import Reason, Request
 from genops_extauth.redis_store import RedisStore
+from genops_extauth.store_address import target
 from minting import ISSUER
 from sidecar import KEY, settings, token
 from stores import VALKEY, Server, free_port, running
@@ -171,8 +172,8 @@ async def test_a_peek_takes_nothing(tmp_path: Path, server: Server) -> None:
         assert (bucket.key, bucket.level.remaining) == (BUCKET.decode(), 5)
     with server.client() as client:
         assert client.dbsize() == 0
-    store = RedisStore(server.url, timeout=5)
-    await store.acquire([Hit(BUCKET, settled.tiers["free"].shape, 5)])
+    store = RedisStore(target(server.url), timeout=5)
+    await store.transact([Hit(BUCKET, settled.tiers["free"].meter, 5)])
     await store.close()
     with server.client() as client:
         before = client.get(BUCKET)
@@ -190,6 +191,49 @@ async def test_a_store_can_be_named(usual: config.Config, server: Server) -> Non
     (known,) = (await explain(usual, asking(good()), store=server.url)).buckets
     assert known.level is not None
     assert known.level.remaining == 5
+
+
+async def test_a_limit_per_second_is_looked_at_in_its_store(tmp_path: Path, server: Server) -> None:
+    """Where limits per second have a store of their own, their buckets are looked at there."""
+    store = {"url": f"redis://127.0.0.1:{free_port()}", "per_second": {"url": server.url}}
+    tiers = {"free": {"limit": "7/second"}}
+    settled = await asyncio.to_thread(configured, tmp_path, store=store, tiers=tiers)
+    (bucket,) = (await explain(settled, asking(good()))).buckets
+    assert bucket.level is not None
+    assert (bucket.key.rpartition(":")[2], bucket.level.remaining) == ("tb1", 7)
+
+
+async def test_limits_of_files_are_looked_at(tmp_path: Path, server: Server) -> None:
+    """Where files limit customers in place of `tiers`, their limits are shown; what has no limit has no bucket."""
+    (tmp_path / "limits").mkdir()
+    limits: dict[str, Any] = {
+        "domain": "genops",
+        "descriptors": [
+            {
+                "key": "customer_tier",
+                "value": "free",
+                "descriptors": [
+                    {
+                        "key": "customer_id",
+                        "rate_limits": [
+                            {"unit": "minute", "requests_per_unit": 3},
+                            {"unit": "month", "requests_per_unit": 9, "calendar": "UTC"},
+                        ],
+                    },
+                    {"key": "customer_id", "value": "staff", "rate_limit": {"unlimited": True}},
+                ],
+            }
+        ],
+    }
+    (tmp_path / "limits" / "genops.yaml").write_text(yaml.safe_dump(limits))
+    sections = settings(store={"url": server.url}, rate_limits={"directory": "limits"})
+    del sections["tiers"]
+    (tmp_path / "key.pem").write_bytes(KEY.public_pem())
+    (tmp_path / "genops.yaml").write_text(yaml.safe_dump(sections))
+    settled = await asyncio.to_thread(config.load, tmp_path / "genops.yaml", {})
+    found = (await explain(settled, asking(good()), folder=tmp_path)).buckets
+    assert [each.level and each.level.remaining for each in found] == [3, 9]
+    assert (await explain(settled, asking(good(customer_id="staff")), folder=tmp_path)).buckets == ()
 
 
 async def test_a_store_that_is_down_is_told(tmp_path: Path) -> None:

@@ -20,11 +20,12 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 import compiled
 from genops_extauth import check_messages, grpc_face, limit_messages
-from genops_extauth._pb import rls_pb2
-from genops_extauth.bucket import shape
-from genops_extauth.limits import Rule, tier_tree
-from genops_extauth.model import CurrentLimit, Identity, Limited, Outcome, Request
+from genops_extauth.declared import Limit
+from genops_extauth.limit_compiler import compile_tree
+from genops_extauth.limit_rules import Settings
+from genops_extauth.model import Identity, Limited, Outcome, Request, Telling
 from genops_extauth.policy import NOBODY, Policy
+from genops_extauth.tiers import Tiers
 from manifests import Manifest
 
 GATEWAYS: Mapping[str, Callable[[], Manifest]] = {
@@ -36,8 +37,10 @@ GATEWAYS: Mapping[str, Callable[[], Manifest]] = {
 FORGED = {"x-genops-customer-id": "victim", "x-genops-customer-tier": "premium", "x-customer-id": "victim"}
 
 POLICY = Policy(open_routes=frozenset({("GET", "/ai/v1/healthz")}))
-RULE = Rule(CurrentLimit(100, "hour"), shape(100, 3600), 3600)
-TREE = tier_tree("genops", dict.fromkeys(("free", "standard", "premium"), RULE), "free", RULE, "genops")
+HOURLY = Limit(100, "hour")
+TREE = compile_tree(
+    (), Settings(), Tiers("genops", dict.fromkeys(("free", "standard", "premium"), HOURLY), "free", HOURLY)
+)
 CUSTOMER = b"genops:{genops|customer_tier=standard|customer_id=acme}:tb3600"
 ADDRESS = b"genops:{genops|remote_address=127.0.0.1}:tb3600"
 
@@ -66,12 +69,13 @@ class Sidecar:
     def should_rate_limit(self, body: bytes, context: grpc.ServicerContext) -> bytes:
         if self.failing == "limit":
             context.abort(grpc.StatusCode.UNAVAILABLE, "for the test")
-        request = rls_pb2.RateLimitRequest.FromString(body)
+        request = limit_messages.read_limit(body)
+        assert isinstance(request, limit_messages.LimitRequest)
         self.asked += 1
         for descriptor in request.descriptors:
-            match = TREE.match(request.domain, [(entry.key, entry.value) for entry in descriptor.entries])
-            self.buckets += [match.key] if match is not None else []
-        return limit_messages.write_limited(Limited(over=False, statuses=()), headers=False)
+            match = TREE.match(request.domain, descriptor)
+            self.buckets += [met.key for met in match.met] if match is not None else []
+        return limit_messages.write_limited(request, Limited(over=False, statuses=()), Telling())
 
 
 @contextmanager

@@ -1,10 +1,20 @@
 """Bytes to model and back, judged by an independent encoder: envoy-data-plane."""
 
-from collections.abc import Mapping
+import asyncio
+import contextlib
+import gc
+import json
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from typing import Any
 
+import grpc
 import pytest
 from envoy_data_plane.envoy.config.core.v3 import HeaderMap, HeaderValue, HeaderValueOptionHeaderAppendAction
-from envoy_data_plane.envoy.extensions.common.ratelimit.v3 import RateLimitDescriptor, RateLimitDescriptorEntry
+from envoy_data_plane.envoy.extensions.common.ratelimit.v3 import (
+    RateLimitDescriptor,
+    RateLimitDescriptorEntry,
+    RateLimitDescriptorRateLimitOverride,
+)
 from envoy_data_plane.envoy.service.auth.v3 import (
     AttributeContext,
     AttributeContextHttpRequest,
@@ -13,12 +23,20 @@ from envoy_data_plane.envoy.service.auth.v3 import (
     CheckResponse,
 )
 from envoy_data_plane.envoy.service.ratelimit.v3 import RateLimitRequest, RateLimitResponse
+from envoy_data_plane.envoy.type.v3 import RateLimitUnit
 from hypothesis import given
 from hypothesis import strategies as st
 
 from genops_extauth.check_messages import read_check, write_check
-from genops_extauth.limit_messages import read_limit, write_limited
+from genops_extauth.declared import Limit
+from genops_extauth.gate import Clocks, Gate, Generation
+from genops_extauth.grpc_face import RATE_LIMIT, Face
+from genops_extauth.hits import Answer, Book, Hit, Role
+from genops_extauth.limit_compiler import compile_tree
+from genops_extauth.limit_messages import LimitRequest, read_limit, write_limited
+from genops_extauth.limit_rules import Settings
 from genops_extauth.model import (
+    UNLIMITED,
     Allowed,
     CurrentLimit,
     Denied,
@@ -27,10 +45,17 @@ from genops_extauth.model import (
     Grant,
     Limited,
     Outcome,
+    Override,
     Reason,
     Request,
+    StoreUnavailable,
+    Telling,
 )
-from genops_extauth.policy import DENIALS, NOBODY
+from genops_extauth.policy import DENIALS, NOBODY, Policy
+from genops_extauth.server import GrpcServer, Transport
+from genops_extauth.tiers import Tiers
+from genops_extauth.tokens import Verifier
+from stores import until
 
 GRANT = Grant(None, (("x-genops-team", "ml"),), ("x-genops-project",), (("team", "ml"),))
 
@@ -166,18 +191,46 @@ def test_lengths_of_any_size_are_written(headers: int, value: str) -> None:
     assert facts(response) == {"team": value, "decision_id": "d"}
 
 
+def wanting(limit: bytes) -> bytes:
+    """A request whose descriptor has a limit of these bytes; envoy-data-plane writes no unit that it does not know."""
+    descriptor = b"\x12" + bytes([len(limit)]) + limit
+    return bytes(RateLimitRequest(domain="d")) + b"\x12" + bytes([len(descriptor)]) + descriptor
+
+
 def test_a_rate_limit_request_is_read() -> None:
     """Domain, entries in order, and both kinds of addend arrive; a descriptor's own 0 is not the same as none."""
     entries = [RateLimitDescriptorEntry(key="a", value="b"), RateLimitDescriptorEntry(key="c", value="")]
     message = RateLimitRequest(
         domain="genops",
         hits_addend=3,
-        descriptors=[RateLimitDescriptor(entries=entries), RateLimitDescriptor(hits_addend=0)],
+        descriptors=[
+            RateLimitDescriptor(entries=entries),
+            RateLimitDescriptor(hits_addend=0),
+            RateLimitDescriptor(hits_addend=2**64 - 1, is_negative_hits=True),
+        ],
     )
 
     read_back = read_limit(bytes(message))
 
-    assert read_back == (b"genops", [Descriptor(((b"a", b"b"), (b"c", b""))), Descriptor((), 0)], 3)
+    refund = Descriptor((), 2**64 - 1, refund=True)
+    assert read_back == (b"genops", [Descriptor(((b"a", b"b"), (b"c", b""))), Descriptor((), 0), refund], 3)
+
+
+@pytest.mark.parametrize("unit", [unit for unit in RateLimitUnit if unit.value])
+def test_a_limit_that_a_descriptor_brings_along_is_read(unit: RateLimitUnit) -> None:
+    """A descriptor's own limit arrives with its requests and unit, a limit of 0 too."""
+    limits = [
+        RateLimitDescriptorRateLimitOverride(requests_per_unit=requests, unit=unit) for requests in (0, 2**32 - 1)
+    ]
+    message = RateLimitRequest(domain="d", descriptors=[RateLimitDescriptor(limit=limit) for limit in limits])
+
+    read_back = read_limit(bytes(message))
+
+    assert not isinstance(read_back, str)
+    assert [each.override for each in read_back.descriptors] == [
+        (0, unit.name.lower()),
+        (2**32 - 1, unit.name.lower()),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -186,10 +239,14 @@ def test_a_rate_limit_request_is_read() -> None:
         (b"\xff", "not a RateLimitRequest"),
         (bytes(RateLimitRequest(descriptors=[RateLimitDescriptor()])), "domain must not be empty"),
         (bytes(RateLimitRequest(domain="genops")), "descriptor list must not be empty"),
+        (bytes(RateLimitRequest(domain="genops", descriptors=[RateLimitDescriptor()] * 101)), "more than 100"),
+        (wanting(b"\x08\x05"), "has the unit 0: name one from SECOND"),
+        (wanting(b"\x10\x09"), "has the unit 9: name one from SECOND"),
     ],
+    ids=["bytes", "domain", "descriptors", "many", "no unit", "strange unit"],
 )
 def test_what_no_gateway_sends_is_said(body: bytes, said: str) -> None:
-    """A body that does not parse, an empty domain and an empty list are told apart, and told what to do."""
+    """What does not parse, says nothing, asks too much or has a limit without a unit is told apart, and what to do."""
     complaint = read_limit(body)
 
     assert isinstance(complaint, str)
@@ -197,15 +254,15 @@ def test_what_no_gateway_sends_is_said(body: bytes, said: str) -> None:
 
 
 LIMIT = CurrentLimit(100, "hour", "free")
+TELLING = Telling()
+ASKED = LimitRequest(b"genops", [Descriptor(((b"customer_id", b"acme"),))], 0)
 
 
-def limited(*statuses: DescriptorStatus, headers: bool = True) -> RateLimitResponse:
+def limited(
+    *statuses: DescriptorStatus, asked: LimitRequest = ASKED, telling: Telling = TELLING, **more: Any
+) -> RateLimitResponse:
     over = any(status.over for status in statuses)
-    return RateLimitResponse.parse(write_limited(Limited(over, statuses), headers=headers))
-
-
-def told(response: RateLimitResponse) -> dict[str, str]:
-    return {header.key: header.value for header in response.response_headers_to_add}
+    return RateLimitResponse.parse(write_limited(asked, Limited(over, statuses, **more), telling))
 
 
 def test_a_rate_limit_answer_is_written() -> None:
@@ -215,28 +272,191 @@ def test_a_rate_limit_answer_is_written() -> None:
     assert response.overall_code.name == "OK"
     unmatched, met = response.statuses
     assert unmatched.current_limit is None
+    assert unmatched.duration_until_reset is None
     assert met.current_limit is not None
-    assert (met.current_limit.requests_per_unit, met.current_limit.unit.name) == (100, "HOUR")
+    limit = met.current_limit
+    assert (limit.requests_per_unit, limit.unit.name, limit.name) == (100, "HOUR", "free")
     assert met.duration_until_reset is not None
     assert met.duration_until_reset.total_seconds() == 36
     assert met.limit_remaining == 7
-    assert told(response) == {"x-ratelimit-limit": "100", "x-ratelimit-remaining": "7", "x-ratelimit-reset": "36"}
+    assert response.raw_body == b""
 
 
-def test_a_refusal_tells_when_to_come_back() -> None:
-    """Over the limit, the headers speak of the refused descriptor that lasts longest, with Retry-After."""
-    response = limited(
-        DescriptorStatus(over=False, limit=LIMIT, remaining=1, reset=9000),
-        DescriptorStatus(over=True, limit=LIMIT, remaining=0, reset=12),
-        DescriptorStatus(over=True, limit=LIMIT, remaining=0, reset=60),
-    )
+def test_an_unlimited_descriptor_says_so() -> None:
+    """What has no limit on purpose has the largest number there is left, and no limit, as envoyproxy/ratelimit says."""
+    (status,) = limited(DescriptorStatus(remaining=UNLIMITED)).statuses
+
+    assert (status.limit_remaining, status.current_limit, status.duration_until_reset) == (2**32 - 1, None, None)
+
+
+@given(
+    st.integers(0, 2**53), st.integers(0, 10**12), st.booleans(), st.text(st.characters(codec="ascii"), max_size=200)
+)
+def test_numbers_of_any_size_are_written(remaining: int, reset: int, over: bool, name: str) -> None:  # noqa: FBT001 - drawn
+    """The hand-written framing holds for numbers and names of any length; what Envoy's fields cannot hold is cut."""
+    limit = CurrentLimit(2**32 - 1, "year", name)
+    (status,) = limited(DescriptorStatus(over, limit, remaining, reset)).statuses
+
+    assert status.limit_remaining == min(remaining, 2**32 - 1)
+    assert status.duration_until_reset is not None
+    assert status.duration_until_reset.total_seconds() == min(reset, 315_576_000_000)
+    assert status.current_limit is not None
+    assert (status.current_limit.name, status.current_limit.requests_per_unit) == (name, 2**32 - 1)
+    assert status.code.name == ("OVER_LIMIT" if over else "OK")
+
+
+def test_headers_and_body_of_a_refusal_are_written() -> None:
+    """The client's header fields arrive by name and value, in order, and the body as raw bytes."""
+    response = limited(DescriptorStatus(over=True, limit=LIMIT, remaining=0, reset=60), told=0, retry=60)
 
     assert response.overall_code.name == "OVER_LIMIT"
-    assert [status.code.name for status in response.statuses] == ["OK", "OVER_LIMIT", "OVER_LIMIT"]
-    assert told(response)["retry-after"] == told(response)["x-ratelimit-reset"] == "60"
+    assert {header.key: header.value for header in response.response_headers_to_add} == {
+        "x-ratelimit-limit": "100",
+        "x-ratelimit-remaining": "0",
+        "x-ratelimit-reset": "60",
+        "retry-after": "60",
+        "content-type": "application/json",
+    }
+    assert json.loads(response.raw_body)["error"] == "rate_limited"
 
 
-def test_headers_are_left_out_when_nothing_was_met_or_wanted() -> None:
-    """Without a limit met, or with headers off, the client is told of none."""
-    assert told(limited(DescriptorStatus())) == {}
-    assert told(limited(DescriptorStatus(limit=LIMIT), headers=False)) == {}
+def test_the_gateway_is_told_what_it_asked() -> None:
+    """With dynamic metadata on, an answer has the request in it, and what the limits that passed say of themselves."""
+    descriptors = [
+        Descriptor(((b"a", b"1"), (b"b", b"\xff"))),
+        Descriptor((), 0, override=Override(42, "second")),
+        Descriptor((), 2, override=Override(0, "week")),
+    ]
+    said = {"route": {"tier": "gold", "weights": [1, 2.5, None, True]}}
+    response = limited(
+        DescriptorStatus(),
+        asked=LimitRequest(b"genops", descriptors, 3),
+        telling=Telling(metadata=True),
+        metadata=said,
+    )
+
+    assert response.dynamic_metadata is not None
+    assert response.dynamic_metadata.to_dict() == {
+        "domain": "genops",
+        "descriptors": [
+            {"entries": ["a=1", "b=\\xff"]},
+            {"entries": [], "limit": "requests_per_unit:42 unit:SECOND", "hitsAddend": 0},
+            {"entries": [], "limit": "unit:WEEK", "hitsAddend": 2},
+        ],
+        "hitsAddend": 3,
+        "metadata": said,
+    }
+
+
+def test_metadata_is_left_out_where_there_is_none() -> None:
+    """Of a request without an addend, whose limits say nothing, neither is told; without the mode nothing is."""
+    response = limited(DescriptorStatus(), telling=Telling(metadata=True), metadata={})
+
+    assert response.dynamic_metadata is not None
+    assert set(response.dynamic_metadata.fields) == {"domain", "descriptors"}
+    assert limited(DescriptorStatus(), metadata={"a": 1}).dynamic_metadata is None
+
+
+class Slow:
+    """A store that answers once it is `open`, and keeps what it was asked; `error` is raised in place of an answer."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.open = asyncio.Event()
+        self.asked: list[Hit] = []
+        self.made: list[Hit] = []
+        self._error = error
+
+    async def transact(self, hits: Sequence[Hit], within: float | None = None) -> Answer:
+        assert within is None or 0 <= within < 30
+        self.asked += hits
+        await self.open.wait()
+        if self._error is not None:
+            raise self._error
+        self.made += hits
+        return Book().transact(hits, 0)
+
+
+class Silent:
+    """An observer that keeps nothing."""
+
+    def __getattr__(self, _name: str) -> Callable[..., None]:
+        return lambda *_: None
+
+
+Call = Callable[..., grpc.aio.UnaryUnaryCall[bytes, bytes]]
+
+
+@contextlib.asynccontextmanager
+async def calls(store: Slow, transport: Transport, telling: Telling = TELLING) -> AsyncIterator[tuple[Call, Gate]]:
+    """ShouldRateLimit of a real server, asked over a real connection."""
+    tree = compile_tree((), Settings(), Tiers("genops", {"free": Limit(3, "hour")}, "free"))
+    generation = Generation(Verifier([]), Policy(), tree, telling=telling)
+    gate = Gate(generation, store, Clocks(lambda: 1e9, lambda: 0.0), Silent(), new_id=lambda: "0123456789")
+    server = GrpcServer(Face(gate).handlers([RATE_LIMIT]), "127.0.0.1:0", transport)
+    address = await server.start()
+    try:
+        async with grpc.aio.insecure_channel(address) as channel:
+            yield channel.unary_unary(f"/{RATE_LIMIT}/ShouldRateLimit"), gate
+    finally:
+        store.open.set()
+        await server.stop(0)
+
+
+@pytest.fixture(params=["grpcio", "native"])
+def transport(request: pytest.FixtureRequest) -> Iterator[Transport]:
+    """Both transports. Channels go where nobody minds that grpc.aio waits for a thread: not below our package."""
+    gc.disable()
+    yield request.param
+    gc.enable()
+    gc.collect()
+
+
+def usage(**more: Any) -> bytes:
+    entries = [RateLimitDescriptorEntry(key="customer_id", value="acme"), *more.pop("entries", ())]
+    return bytes(RateLimitRequest(domain="genops", descriptors=[RateLimitDescriptor(entries=entries, **more)]))
+
+
+CHARGE = RateLimitDescriptorEntry(key="genops_phase", value="charge")
+
+
+async def test_a_charge_outlives_the_call(transport: Transport) -> None:
+    """Envoy hangs up on a charge after its timeout, and the charge is made nevertheless; a question ends there."""
+    store = Slow()
+    async with calls(store, transport) as (call, gate):
+        for body in (usage(), usage(entries=[CHARGE], hits_addend=7)):
+            with pytest.raises(grpc.aio.AioRpcError) as failed:
+                await call(body, timeout=0.2)
+            assert failed.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        await until(lambda: len(store.asked) == 2)
+        store.open.set()
+        await gate.settled()
+
+        assert [(hit.role, hit.cost) for hit in store.made] == [(Role.CHARGE, 7)]
+
+
+async def test_failures_have_codes_that_gateways_know(transport: Transport) -> None:
+    """What no gateway sends is INVALID_ARGUMENT, an outage UNAVAILABLE; neither is UNKNOWN, which Envoy lets pass."""
+    store = Slow(StoreUnavailable("timeout: down"))
+    store.open.set()
+    async with calls(store, transport) as (call, _):
+        for body, code, said in (
+            (b"\xff", grpc.StatusCode.INVALID_ARGUMENT, "not a RateLimitRequest"),
+            (usage(), grpc.StatusCode.UNAVAILABLE, "timeout: down"),
+        ):
+            with pytest.raises(grpc.aio.AioRpcError) as failed:
+                await call(body, timeout=10)
+            assert failed.value.code() is code
+            assert said in str(failed.value.details())
+
+
+async def test_an_answer_that_cannot_be_written_is_no_unknown(transport: Transport) -> None:
+    """A defect of ours after the decision is UNAVAILABLE too, and says nothing of itself."""
+    store = Slow()
+    store.open.set()
+    names = ("limit", "remaining")  # one too few
+    async with calls(store, transport, Telling(names=names)) as (call, _):
+        with pytest.raises(grpc.aio.AioRpcError) as failed:
+            await call(usage(), timeout=10)
+
+    assert failed.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert failed.value.details() == "internal error"

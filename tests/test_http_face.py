@@ -2,6 +2,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 
 import aiohttp
 import pytest
@@ -10,7 +11,9 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from genops_extauth.http_face import Readiness, app
+from counted import Service, limit
+from genops_extauth.http_face import Limit, Readiness, app
+from genops_extauth.limit_exposition import exposition
 from genops_extauth.metrics import Metrics
 
 READY = Readiness(ready=True, components={"keys": "ready", "store": "ready"})
@@ -19,9 +22,15 @@ NOT_READY = Readiness(ready=False, components={"keys": "never fetched", "store":
 
 @asynccontextmanager
 async def serving(
-    ready: Callable[[], Readiness] = lambda: READY, registry: CollectorRegistry | None = None
+    ready: Callable[[], Readiness] = lambda: READY,
+    registry: CollectorRegistry | None = None,
+    *,
+    series: Callable[[bool], Iterator[str]] | None = None,
+    limit: Limit | None = None,
+    healthy: Callable[[], bool] | None = None,
 ) -> AsyncIterator[aiohttp.ClientSession]:
-    runner = web.AppRunner(app(ready, registry or CollectorRegistry()), access_log=None)
+    application = app(ready, registry or CollectorRegistry(), series=series, limit=limit, healthy=healthy)
+    runner = web.AppRunner(application, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     host, port = runner.addresses[0]
@@ -64,7 +73,15 @@ async def test_head(path: str) -> None:
 
 @pytest.mark.parametrize(
     ("method", "path"),
-    [("GET", "/"), ("GET", "/healthz/"), ("GET", "/debug/pprof"), ("POST", "/healthz"), ("DELETE", "/metrics")],
+    [
+        ("GET", "/"),
+        ("GET", "/healthz/"),
+        ("GET", "/debug/pprof"),
+        ("POST", "/healthz"),
+        ("DELETE", "/metrics"),
+        ("POST", "/json"),
+        ("GET", "/healthcheck"),
+    ],
 )
 async def test_unknown(method: str, path: str) -> None:
     """Any other path or method is a 404 in JSON."""
@@ -139,3 +156,82 @@ async def test_garbage() -> None:
         assert answer.startswith((b"HTTP/1.0 400 ", b"HTTP/1.1 400 "))
         async with client.get("/readyz") as response:
             assert json.loads(await response.text())["ready"] is True
+
+
+@pytest.mark.parametrize(
+    ("accept", "parse"),
+    [("text/plain", parse_text), ("application/openmetrics-text; version=1.0.0", parse_openmetrics)],
+)
+async def test_series(accept: str, parse: Callable[[str], Iterator[object]]) -> None:
+    """What is counted of limits stands in the same scrape, in the same format."""
+    registry = CollectorRegistry()
+    Metrics(registry).allowed(0.001)
+    service = Service()
+    service.ask((("d", "k"), limit(5), 1))
+
+    def series(openmetrics: bool) -> Iterator[str]:  # noqa: FBT001 - as app's `series`
+        return exposition(service.counters, openmetrics=openmetrics)
+
+    async with (
+        serving(registry=registry, series=series) as client,
+        client.get("/metrics", headers={"Accept": accept}) as response,
+    ):
+        names = {family.name for family in parse(await response.text())}  # type: ignore[attr-defined]  # yields Metric
+    assert {"genops_check", "ratelimit_service_rate_limit_total_hits"} <= names
+
+
+async def test_decisions_first() -> None:
+    """Between two pieces of a scrape, whatever else waits goes first."""
+    turns: list[str] = []
+
+    def series(_openmetrics: bool) -> Iterator[str]:  # noqa: FBT001 - as app's `series`
+        for _ in range(3):
+            turns.append("piece")
+            asyncio.get_running_loop().call_soon(turns.append, "decision")
+            yield ""
+
+    async with serving(series=series) as client, client.get("/metrics") as response:
+        assert response.status == 200
+    assert turns == ["piece", "decision"] * 3
+
+
+@pytest.mark.parametrize("method", ["POST", "GET", "PUT"])
+@pytest.mark.parametrize(
+    ("status", "content_type"),
+    [(200, "application/json"), (429, "application/json"), (400, "text/plain; charset=utf-8")],
+)
+async def test_json(method: str, status: int, content_type: str) -> None:
+    """/json answers any method: in JSON where there is an answer, else in plain text."""
+
+    async def echo(body: bytes) -> tuple[HTTPStatus, bytes]:
+        return HTTPStatus(status), b"<" + body + b">"
+
+    async with serving(limit=echo) as client, client.request(method, "/json", data=b"asked") as response:
+        assert (response.status, response.headers["Content-Type"]) == (status, content_type)
+        assert await response.read() == b"<asked>"
+
+
+async def test_json_too_large() -> None:
+    """A body that no rate limit request has is refused unread."""
+    asked = []
+
+    async def note(body: bytes) -> tuple[HTTPStatus, bytes]:
+        asked.append(body)
+        return HTTPStatus.OK, b""
+
+    async with serving(limit=note) as client:
+        async with client.post("/json", data=b" " * 16_385) as response:
+            assert response.status == 413
+        assert not asked
+        async with client.post("/json", data=b" " * 16_384) as response:
+            assert response.status == 200
+
+
+async def test_healthcheck() -> None:
+    """/healthcheck says OK, or is an error without a body, as load balancers of envoyproxy/ratelimit expect."""
+    states = iter([True, False])
+    async with serving(healthy=lambda: next(states)) as client:
+        async with client.get("/healthcheck") as response:
+            assert (response.status, await response.text()) == (200, "OK")
+        async with client.get("/healthcheck") as response:
+            assert (response.status, await response.read()) == (500, b"")

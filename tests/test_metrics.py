@@ -1,14 +1,18 @@
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
 from genops_extauth.cache import CacheStatistics
 from genops_extauth.counting import Counter, Histogram
+from genops_extauth.limit_exposition import exposition
 from genops_extauth.log_sink import LogStatistics
-from genops_extauth.metrics import KeysNow, Metrics
+from genops_extauth.metrics import STORE_READINGS, KeysNow, Metrics
 from genops_extauth.tokens import Statistics
 
 ISSUER = "https://auth.example.com"
@@ -59,6 +63,33 @@ def test_readings(scraped: Scraped) -> None:
     assert scraped.value("genops_log_dropped_total") == 4
     keys[ISSUER] = KeysNow(3, 0.5)
     assert scraped.value("genops_jwks_keys", issuer=ISSUER) == 3
+
+
+def test_what_stands_before_the_store(scraped: Scraped) -> None:
+    """Each figure of what stands before the store has its gauge, read when Prometheus asks."""
+    figures = dict.fromkeys(STORE_READINGS, 0.0)
+    scraped.metrics.watch_store(lambda: figures)
+    figures |= {name: float(place) for place, name in enumerate(STORE_READINGS, 1)}
+    found = {name: scraped.value(f"genops_store_{name}") for name in STORE_READINGS}
+    assert found == figures
+
+
+@pytest.mark.parametrize("openmetrics", [True, False])
+def test_what_an_outage_may_cost(scraped: Scraped, *, openmetrics: bool) -> None:
+    """Each limit's worst case is exported under its name as it is now; infinite where it is open."""
+    worst = {'d.a_"x"': 20.0}
+    scraped.metrics.watch_exposure(lambda: worst)
+    worst["d.b"] = math.inf
+    parse = parse_openmetrics if openmetrics else text_string_to_metric_families
+    text = "".join(exposition(scraped.metrics.limits, openmetrics=openmetrics)) + "# EOF\n" * openmetrics
+    (family,) = (each for each in parse(text) if each.name == "genops_rate_limit_outage_exposure")
+    assert {sample.labels["limit"]: sample.value for sample in family.samples} == worst
+
+
+def test_folded_series_are_told(scraped: Scraped) -> None:
+    """How often a limit was met that has no series of its own is told."""
+    scraped.metrics.limits.folded = 3
+    assert scraped.value("genops_rate_limit_series_folded_total") == 3
 
 
 def test_what_prometheus_reads(scraped: Scraped) -> None:

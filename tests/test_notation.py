@@ -1,4 +1,4 @@
-"""Durations, rates, addresses and store URLs as `notation` reads them."""
+"""Durations, rates, shares, addresses and paths as `notation` reads them."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from genops_extauth import notation
-from genops_extauth.notation import Address, Rate, StoreUrl, UnixPath
+from genops_extauth.notation import Address, Rate, UnixPath
 
 
 @pytest.mark.parametrize(
@@ -86,45 +86,18 @@ def test_what_is_no_address(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "url", "password"),
-    [
-        ("embedded:", "embedded:", None),
-        ("redis.genops:6379", "redis://redis.genops:6379/0", None),
-        ("[::1]:6379", "redis://[::1]:6379/0", None),
-        ("redis://redis", "redis://redis:6379/0", None),
-        ("redis://redis:7000/2", "redis://redis:7000/2", None),
-        ("redis://:p%40ss@redis", "redis://redis:6379/0", "p@ss"),
-        ("redis://genops:pw@redis", "redis://genops@redis:6379/0", "pw"),
-        ("redis://genops@redis", "redis://genops@redis:6379/0", None),
-        ("unix:///run/valkey.sock?db=1", "unix:///run/valkey.sock?db=1", None),
-    ],
+    ("text", "share"), [("0%", 0.0), ("10%", 0.1), ("100%", 1.0), ("0", 0.0), ("0.8", 0.8), ("1", 1.0), ("2.5%", 0.025)]
 )
-def test_store_urls(text: str, url: str, password: str | None) -> None:
-    """A store's URL is taken apart into one that may be shown and a password that may not."""
-    assert notation.store_url(text) == StoreUrl(url, password)
+def test_shares(text: str, share: float) -> None:
+    """A share is a number from 0 to 1, or a percentage."""
+    assert notation.share(text) == pytest.approx(share)
 
 
-@pytest.mark.parametrize(
-    ("text", "hint"),
-    [
-        ("rediss://redis:6379", "write redis://HOST:PORT"),
-        ("redis+sentinel://a/b", "write redis://HOST:PORT"),
-        ("redis+cluster://a", "write redis://HOST:PORT"),
-        ("valkey://a", "write redis://HOST:PORT"),
-        ("/run/valkey.sock", "unix:///run/valkey.sock"),
-        ("redis://a?password=x", "write embedded:, redis://HOST:PORT"),
-        ("unix:///run/a.sock?password=x", "write embedded:"),
-        ("redis://:p@ss@redis", "%40"),
-        ("a:1,b:1", "write embedded:"),
-        ("redis://a:65536", "write embedded:"),
-        ("", "write embedded:"),
-        ("http://a", "write embedded:"),
-    ],
-)
-def test_what_is_no_store(text: str, hint: str) -> None:
-    """Another scheme, an unknown parameter or a list of hosts is refused with what to write instead."""
-    with pytest.raises(ValueError, match=hint):
-        notation.store_url(text)
+@pytest.mark.parametrize("text", ["", "10 %", "101%", "1.1", "-1%", "10", ".5", "1e-1", "0.1234567", "٣%", "10%\n"])
+def test_what_is_no_share(text: str) -> None:
+    """More than all of it, a sign, another number or nothing is refused with examples."""
+    with pytest.raises(ValueError, match=r"write a share from 0% to 100%, for example 10% or 0.1"):
+        notation.share(text)
 
 
 @pytest.mark.parametrize("path", ["/", "/healthz", "/a/b.c/~d", "/a:b@c", "/.well-known/x", "/a/..b", "/x/"])
@@ -151,7 +124,7 @@ READERS = (
     notation.rate,
     notation.listen_address,
     notation.tcp_address,
-    notation.store_url,
+    notation.share,
     notation.exact_path,
 )
 

@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -10,12 +10,13 @@ from typing import Any
 import envoy_data_plane.envoy.config.core.v3 as core
 import envoy_data_plane.envoy.extensions.common.ratelimit.v3 as descriptors
 import envoy_data_plane.envoy.service.auth.v3 as auth
+import envoy_data_plane.envoy.service.discovery.v3 as discovery
 import envoy_data_plane.envoy.service.ratelimit.v3 as ratelimit
 import envoy_data_plane.envoy.type.v3 as types
 import envoy_data_plane.google.protobuf as wellknown
 import pytest
 from envoy_data_plane.google import rpc
-from google.protobuf import descriptor_pb2, duration_pb2, struct_pb2, wrappers_pb2
+from google.protobuf import any_pb2, descriptor_pb2, duration_pb2, struct_pb2, wrappers_pb2
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor, FileDescriptor
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import Message
@@ -25,11 +26,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import genops_extauth
-from genops_extauth._pb import ext_authz_pb2, rls_pb2
+from ads_server import RLS_CONF
+from genops_extauth._pb import ext_authz_pb2, rls_pb2, rlsconf_pb2, xds_pb2
 
 PROTO = Path(__file__).parents[1] / "proto"
 GENERATED = Path(genops_extauth.__file__).parent / "_pb"
-FILES: tuple[FileDescriptor, ...] = (ext_authz_pb2.DESCRIPTOR, rls_pb2.DESCRIPTOR)
+FILES: tuple[FileDescriptor, ...] = (ext_authz_pb2.DESCRIPTOR, rls_pb2.DESCRIPTOR, xds_pb2.DESCRIPTOR)
 
 THEIRS: dict[str, Any] = {
     "genops.wire.ext_authz.AttributeContext": auth.AttributeContext,
@@ -48,12 +50,18 @@ THEIRS: dict[str, Any] = {
     "genops.wire.rls.HeaderValue": core.HeaderValue,
     "genops.wire.rls.RateLimitDescriptor": descriptors.RateLimitDescriptor,
     "genops.wire.rls.RateLimitDescriptor.Entry": descriptors.RateLimitDescriptorEntry,
+    "genops.wire.rls.RateLimitDescriptor.RateLimitOverride": descriptors.RateLimitDescriptorRateLimitOverride,
     "genops.wire.rls.RateLimitRequest": ratelimit.RateLimitRequest,
     "genops.wire.rls.RateLimitResponse": ratelimit.RateLimitResponse,
     "genops.wire.rls.RateLimitResponse.Code": ratelimit.RateLimitResponseCode,
     "genops.wire.rls.RateLimitResponse.DescriptorStatus": ratelimit.RateLimitResponseDescriptorStatus,
     "genops.wire.rls.RateLimitResponse.RateLimit": ratelimit.RateLimitResponseRateLimit,
     "genops.wire.rls.RateLimitResponse.RateLimit.Unit": ratelimit.RateLimitResponseRateLimitUnit,
+    "genops.wire.xds.DiscoveryRequest": discovery.DiscoveryRequest,
+    "genops.wire.xds.DiscoveryResponse": discovery.DiscoveryResponse,
+    "genops.wire.xds.Node": core.Node,
+    "genops.wire.xds.Status": rpc.Status,
+    "google.protobuf.Any": wellknown.Any,
     # betterproto hands these out as what Python has for them.
     "google.protobuf.Duration": timedelta,
     "google.protobuf.Struct": wellknown.Struct,
@@ -68,6 +76,7 @@ WIRE = {
     FieldDescriptor.TYPE_ENUM: ("enum",),
     FieldDescriptor.TYPE_INT32: ("int32", "enum"),  # HttpStatus.code: an enum of HTTP's numbers.
     FieldDescriptor.TYPE_UINT32: ("uint32",),
+    FieldDescriptor.TYPE_BOOL: ("bool",),
 }
 """The types of theirs that read and write the same bytes as ours."""
 
@@ -111,17 +120,55 @@ def test_fields(field: FieldDescriptor) -> None:
         return
     assert theirs.proto_type in WIRE[field.type]
     assert theirs.repeated == field.is_repeated
-    named = field.message_type or field.enum_type
-    if named is not None:
-        assert reflection.cls_by_field[field.name] is THEIRS[named.full_name]
+    if field.message_type is not None:
+        assert reflection.cls_by_field[field.name] is THEIRS[field.message_type.full_name]
+    if field.enum_type is not None:
+        theirs_too = {member.name: member.value for member in reflection.cls_by_field[field.name]}
+        assert theirs_too.items() <= members(field.enum_type).items()
+
+
+def members(enum: EnumDescriptor) -> dict[str, int]:
+    return {value.name: value.number for value in enum.values}
 
 
 @pytest.mark.parametrize("enum", ENUMS, ids=by_name)
 def test_enums(enum: EnumDescriptor) -> None:
     """Each enum of ours has the names and numbers of Envoy's, all of them."""
-    assert {value.name: value.number for value in enum.values} == {
-        member.name: member.value for member in THEIRS[enum.full_name]
+    assert members(enum) == {member.name: member.value for member in THEIRS[enum.full_name]}
+
+
+def shape(messages: Iterable[Descriptor]) -> dict[str, set[tuple[Any, ...]]]:
+    return {
+        message.name: {
+            (
+                field.name,
+                field.number,
+                field.type,
+                field.is_repeated,
+                (field.message_type or field.enum_type or field).name,
+            )
+            for field in message.fields
+        }
+        for message in messages
     }
+
+
+def test_rate_limit_config() -> None:
+    """RateLimitConfig, which is not in Envoy's API, is go-control-plane's, all of it."""
+    ours = rlsconf_pb2.DESCRIPTOR
+    assert shape(top(ours)) == shape(top(RLS_CONF))
+    (unit,) = RLS_CONF.enum_types_by_name.values()
+    assert members(ours.enum_types_by_name[unit.name]) == members(unit)
+
+
+SCALARS: dict[int, st.SearchStrategy[Any]] = {
+    FieldDescriptor.TYPE_BYTES: st.text(max_size=20).map(str.encode),
+    FieldDescriptor.TYPE_STRING: st.text(max_size=20),
+    FieldDescriptor.TYPE_UINT32: st.integers(0, 2**32 - 1),
+    FieldDescriptor.TYPE_BOOL: st.booleans(),
+    # HttpStatus.code is an enum with them, which knows HTTP's numbers only.
+    FieldDescriptor.TYPE_INT32: st.sampled_from([200, 401, 403, 429, 503]),
+}
 
 
 def value_of(field: FieldDescriptor) -> st.SearchStrategy[Any]:
@@ -130,16 +177,7 @@ def value_of(field: FieldDescriptor) -> st.SearchStrategy[Any]:
         return message_of(field.message_type)
     if field.enum_type is not None:
         return st.sampled_from([value.number for value in field.enum_type.values])
-    match field.type:
-        case FieldDescriptor.TYPE_BYTES:
-            return st.text(max_size=20).map(str.encode)
-        case FieldDescriptor.TYPE_STRING:
-            return st.text(max_size=20)
-        case FieldDescriptor.TYPE_UINT32:
-            return st.integers(0, 2**32 - 1)
-    assert field.type == FieldDescriptor.TYPE_INT32
-    # HttpStatus.code is an enum with them, which knows HTTP's numbers only.
-    return st.sampled_from([200, 401, 403, 429, 503])
+    return SCALARS[field.type]
 
 
 def content_of(field: FieldDescriptor) -> st.SearchStrategy[Any]:
@@ -154,6 +192,8 @@ def message_of(descriptor: Descriptor) -> st.SearchStrategy[Message]:
             return st.dictionaries(st.text(max_size=10), st.text(max_size=10), max_size=3).map(struct_of)
         case "google.protobuf.Duration":
             return st.integers(0, 10**9).map(lambda seconds: duration_pb2.Duration(seconds=seconds))
+        case "google.protobuf.Any":
+            return st.binary(max_size=20).map(lambda value: any_pb2.Any(type_url="a/b", value=value))
         case "google.protobuf.UInt64Value":
             return st.integers(0, 2**64 - 1).map(lambda value: wrappers_pb2.UInt64Value(value=value))
     contents = {field.name: content_of(field) for field in descriptor.fields if not field.containing_oneof}
@@ -177,11 +217,7 @@ def struct_of(fields: dict[str, str]) -> struct_pb2.Struct:
 
 
 ROOTS = st.sampled_from(
-    [
-        message
-        for message in MESSAGES
-        if message.name in ("CheckRequest", "CheckResponse", "RateLimitRequest", "RateLimitResponse")
-    ]
+    [message for message in MESSAGES if message.name.startswith(("Check", "RateLimitRe", "Discovery"))]
 ).flatmap(message_of)
 
 
@@ -276,19 +312,20 @@ def test_generated_files_are_current(tmp_path: Path) -> None:
 def test_no_clash() -> None:
     """Our files and names are our own: they load beside gRPC's health messages and beside Envoy's packages."""
     pool = DescriptorPool()
-    for dependency in (duration_pb2, struct_pb2, wrappers_pb2, health_pb2):
+    for dependency in (any_pb2, duration_pb2, struct_pb2, wrappers_pb2, health_pb2):
         pool.AddSerializedFile(dependency.DESCRIPTOR.serialized_pb)
     for name, package in (
         ("envoy/service/auth/v3/external_auth.proto", "envoy.service.auth.v3"),
         ("envoy/service/ratelimit/v3/rls.proto", "envoy.service.ratelimit.v3"),
+        ("envoy/service/discovery/v3/discovery.proto", "envoy.service.discovery.v3"),
         ("google/rpc/status.proto", "google.rpc"),
     ):
         messages = [descriptor_pb2.DescriptorProto(name=message.name) for file in FILES for message in top(file)]
         unique = {message.name: message for message in messages}.values()
         pool.Add(descriptor_pb2.FileDescriptorProto(name=name, package=package, message_type=unique))
-    for file in FILES:
+    for file in (*FILES, rlsconf_pb2.DESCRIPTOR, RLS_CONF):
         pool.AddSerializedFile(file.serialized_pb)
-    for message in MESSAGES:
+    for message in (*MESSAGES, *top(rlsconf_pb2.DESCRIPTOR)):
         assert pool.FindMessageTypeByName(message.full_name).file.name.startswith("genops_extauth/_pb/")
 
 

@@ -7,7 +7,18 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genops_extauth.strict_yaml import MAX_ALIASES, MAX_BYTES, MAX_DEPTH, MAX_NODES, Fault, parse
+from genops_extauth.strict_yaml import (
+    GO_YAML,
+    MAX_ALIASES,
+    MAX_BYTES,
+    MAX_DEPTH,
+    MAX_NODES,
+    Dialect,
+    Document,
+    Fault,
+    Plain,
+    parse,
+)
 
 
 def plain(text: str) -> object:
@@ -193,3 +204,110 @@ def test_a_yaml_bomb_of_few_aliases_ends_too() -> None:
     levels = ["a0: &a0 [x]", *(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]" for n in range(1, 25))]
 
     assert f"more than {MAX_NODES} values" in fault("\n".join(levels)).message
+
+
+def test_aliases_do_not_nest_deeper_than_text_may() -> None:
+    """What an alias stands for counts towards the depth, so that who walks the document meets the cap too."""
+    inner = f"a: &a {'[' * 30}x{']' * 30}"
+
+    assert "nested deeper" in fault(f"{inner}\nb: {'[' * 30}*a{']' * 30}").message
+    assert parse(f"{inner}\nb: {'[' * 10}*a{']' * 10}".encode()).faults == ()
+
+
+def test_quotes_are_remembered() -> None:
+    """A scalar knows whether it stands bare; a tag says as much as quotes do, or as little."""
+    root = parse(b"[1.5, '1.5', !!str 1.5, !!float 1.5, ! 1.5, ~]").root
+    assert root is not None
+    assert isinstance(root.value, tuple)
+
+    assert [each.bare for each in root.value] == [True, False, False, True, False, False]
+
+
+def as_go_does(text: str, dialect: Dialect = GO_YAML) -> Document:
+    document = parse(text.encode(), dialect)
+    assert document.faults == ()
+    return document
+
+
+def meaning(text: str) -> Plain:
+    root = as_go_does(text).root
+    assert root is not None
+    return root.plain()
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("a: &a {x: 1, y: 2}\nb: {<<: *a, y: 3}", {"x": "1", "y": "3"}),
+        ("a: &a {x: 1, y: 2}\nb: {y: 3, <<: *a}", {"y": "2", "x": "1"}),
+        ("a: &a {x: 1}\nc: &c {x: 2, y: 3}\nb: {<<: [*a, *c]}", {"x": "1", "y": "3"}),
+        ("b: {<<: {x: 1}}", {"x": "1"}),
+        ("a: &a {x: {p: 1, q: 2}}\nb: {<<: *a, x: {q: 3}}", {"x": {"p": "1", "q": "3"}}),
+        ("a: &a {x: [1, 2]}\nb: {<<: *a, x: [3]}", {"x": ["3"]}),
+        ("b: {'<<': 1}", {"<<": "1"}),
+    ],
+)
+def test_merge_keys_are_those_of_go_yaml(text: str, value: object) -> None:
+    """In its dialect `<<` merges as go-yaml does: in order, the last counts, a mapping is laid over a mapping."""
+    found = meaning(text)
+    assert isinstance(found, dict)
+
+    assert found["b"] == value
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "message"),
+    [
+        ("b:\n  <<: 1\n", 2, "map merge requires map or sequence of maps as the value"),
+        ("b:\n  <<: [{a: 1}, 2]\n", 2, "map merge requires"),
+        ("b:\n  <<:\n", 2, "map merge requires"),
+        ("b: {<<: *x}", 1, "alias without a complete anchor"),
+    ],
+)
+def test_what_cannot_be_merged(text: str, line: int, message: str) -> None:
+    """What is no mapping cannot be merged."""
+    faults = parse(text.encode(), GO_YAML).faults
+
+    assert [each.line for each in faults] == [line]
+    assert message in faults[0].message
+
+
+def test_in_the_dialect_of_go_yaml_the_last_of_two_keys_counts() -> None:
+    """What is written twice is remarked on where go-yaml says nothing; what overrides a merged key is not."""
+    document = as_go_does("a: 1\nb: &b {x: 1, y: 2}\na: 3\nc: {<<: *b, x: 2}\nd:\n  y: 1\n  <<: *b\n")
+    assert document.root is not None
+
+    assert document.root.trail(("a",))[-1].value == "3"
+    assert [(each.line, each.path) for each in document.remarks] == [(3, ("a",)), (2, ("d", "y"))]
+    assert "line 1 too, and the last one counts" in document.remarks[0].message
+    assert "write << first" in document.remarks[1].message
+
+
+@pytest.mark.parametrize("rest", ["b: 2", "- ]", "*x"])
+def test_in_the_dialect_of_go_yaml_the_first_document_is_the_only_one(rest: str) -> None:
+    """What follows the first document may be anything; that it is not read is remarked on."""
+    document = as_go_does(f"---\na: 1\n---\n{rest}\n")
+    assert document.root is not None
+
+    assert document.root.plain() == {"a": "1"}
+    assert [each.line in (3, 4) for each in document.remarks] == [True]
+    assert as_go_does("---\na: 1\n...\n").remarks == ()
+
+
+def test_the_dialect_of_go_yaml_has_its_own_caps() -> None:
+    """More aliases than ours are read; what they and merging amount to is capped."""
+    items = ["&x y"] + ["*x"] * (MAX_ALIASES + 1)
+    many = f"a: [{', '.join(items)}]"
+    small = Dialect(max_nodes=1000, forgiving=True)
+    copied = "\n".join(["a: {" + ", ".join(f"k{n}: 1" for n in range(100)) + "}", *["a: {x: 1}"] * 20])
+
+    assert as_go_does(many).remarks == ()
+    assert "values once aliases" in parse(copied.encode(), small).faults[0].message
+
+
+@given(st.binary() | st.text(alphabet="ab:-[]{},&*!|>'<~#.%@ \t\n").map(str.encode))
+def test_any_bytes_are_read_or_faulty_as_go_yaml(data: bytes) -> None:
+    """Any bytes give a root or a fault in the dialect of go-yaml too; nothing is raised."""
+    document = parse(data, GO_YAML)
+
+    assert document.root is not None or document.faults

@@ -5,13 +5,15 @@ from typing import Any
 
 import pytest
 
-from genops_extauth.bucket import shape
-from genops_extauth.limits import Match, Rule
+from genops_extauth.bucket import bucket
+from genops_extauth.gate import Decided
+from genops_extauth.hits import Hit, Level, Origin, Role
+from genops_extauth.journal import Owed
+from genops_extauth.limits import Match, Met, Rule
 from genops_extauth.model import (
     Allowed,
     CurrentLimit,
     Denied,
-    DescriptorStatus,
     Grant,
     Identity,
     Limited,
@@ -20,6 +22,7 @@ from genops_extauth.model import (
     Request,
     StoreUnavailable,
 )
+from genops_extauth.quota import Counted
 from observed import ISSUER, Sidecar
 
 TOKEN = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJhbGljZSJ9.c2lnbmF0dXJl"
@@ -159,12 +162,27 @@ def test_flood_is_sampled(sidecar: Sidecar) -> None:
     assert sidecar.value("genops_check_total", verdict="denied", reason="token_expired") == 2201
 
 
-FREE = Rule(CurrentLimit(100, "hour", "free"), shape(100, 3600), 3600)
-UNCONFIGURED = Rule(CurrentLimit(5, "minute", "gone"), shape(5, 60), 60)
+FREE = Rule(CurrentLimit(100, "hour", "free"), bucket(100, 3600), b"tb3600")
+UNCONFIGURED = Rule(CurrentLimit(5, "minute", "gone", periods=2), bucket(5, 120), b"tb120")
+SHADOW = Rule(CurrentLimit(1, "hour", "free"), bucket(1, 3600), b"tb3600", shadow=True)
+KEY = b"genops:{genops|customer_tier=free|customer_id=c1}:tb3600"
 
 
-def status(rule: Rule, *, over: bool = False) -> DescriptorStatus:
-    return DescriptorStatus(over, rule.limit, remaining=0 if over else 7, reset=36)
+def match(*rules: Rule, key: bytes = b"genops:{x}", defaulted: bool = False) -> Match:
+    return Match(tuple(Met(rule, key) for rule in rules), ("genops", "x"), defaulted=defaulted)
+
+
+def decided(*matches: Match | None, over: tuple[Rule, ...] = (), origin: Origin = Origin.STORE) -> Decided:
+    """A decision in which the limits of `over` were exhausted."""
+    counted = []
+    for place, one in enumerate(matches):
+        for met in one.met if one else ():
+            role = Role.MAY if met.rule.shadow else Role.MUST
+            level = Level(fits=False, remaining=0, reset=36) if met.rule in over else Level(True, 7, 36)  # noqa: FBT003
+            assert one is not None
+            counted.append(Counted(place, one, met, Hit(met.key, met.rule.meter_at(0), 1, role), level))
+    refused = any(not each.level.fits and not each.met.rule.shadow for each in counted)
+    return Decided(b"genops", matches, Limited(refused, ()), counted, origin, 0.001)
 
 
 def test_limit_counts(sidecar: Sidecar) -> None:
@@ -176,22 +194,26 @@ def test_limit_counts(sidecar: Sidecar) -> None:
         (None, False, "none"),
     ]
     for rule, over, tier in cases:
-        match = None if rule is None else Match(rule, b"genops:{x}", defaulted=False)
-        limited = Limited(over, (status(rule, over=over) if rule else DescriptorStatus(),))
-        sidecar.telemetry.limited(limited, [match], 0.001)
+        one = decided(None) if rule is None else decided(match(rule), over=(rule,) if over else ())
+        sidecar.telemetry.limited(one)
         code = "over_limit" if over else "ok"
         assert sidecar.value("genops_rate_limit_total", code=code, tier=tier) == 1
     assert sidecar.value("genops_rate_limit_total", code="over_limit", tier="premium") == 0
     assert sidecar.value("genops_rate_limit_seconds_count") == len(cases)
 
 
+def test_limits_count_for_themselves(sidecar: Sidecar) -> None:
+    """Each limit that was met counts its hits, beside the decision that they were asked for."""
+    sidecar.telemetry.limited(decided(match(FREE), over=(FREE,)))
+    ((series, counts),) = sidecar.metrics.limits.series()
+    assert (series, counts.total_hits, counts.over_limit) == (("genops", "x"), 1, 1)
+
+
 def test_refusal_line(sidecar: Sidecar) -> None:
-    """A rate limit refusal writes one line, about the descriptor that was over."""
-    other = Match(UNCONFIGURED, b"genops:{y}", defaulted=False)
-    over = Match(FREE, b"genops:{genops|customer_tier=free|customer_id=c1}:tb3600", defaulted=False)
-    limited = Limited(over=True, statuses=(status(UNCONFIGURED), status(FREE, over=True)))
-    sidecar.telemetry.limited(limited, [other, over], 0.001)
-    sidecar.telemetry.limited(Limited(over=False, statuses=(status(FREE),)), [over], 0.001)
+    """A rate limit refusal writes one line, about the limit that refused, and says who decided."""
+    matches = (match(SHADOW), match(UNCONFIGURED), match(FREE, key=KEY))
+    sidecar.telemetry.limited(decided(*matches, over=(SHADOW, FREE), origin=Origin.MEMORY))
+    sidecar.telemetry.limited(decided(match(FREE)))
     assert [without_times(line) for line in sidecar.lines()] == [
         {
             "level": "info",
@@ -202,6 +224,7 @@ def test_refusal_line(sidecar: Sidecar) -> None:
             "remaining": 0,
             "reset": 36,
             "bucket": "genops:{genops|customer_tier=free|customer_id=c1}:tb3600",
+            "by": "memory",
             "seconds": 0.001,
         }
     ]
@@ -209,20 +232,45 @@ def test_refusal_line(sidecar: Sidecar) -> None:
 
 @debugging
 def test_limit_pass_line(sidecar: Sidecar) -> None:
-    """At debug a rate limit pass writes a line, if it met a limit."""
-    match = Match(FREE, b"genops:{x}", defaulted=False)
-    sidecar.telemetry.limited(Limited(over=False, statuses=(DescriptorStatus(), status(FREE))), [None, match], 0.001)
-    sidecar.telemetry.limited(Limited(over=False, statuses=(DescriptorStatus(),)), [None], 0.001)
-    (line,) = sidecar.lines()
-    assert (line["code"], line["tier"], line["remaining"]) == ("ok", "free", 7)
+    """At debug a rate limit pass writes a line, if it met a limit; one over several units says how many."""
+    sidecar.telemetry.limited(decided(None, match(FREE)))
+    sidecar.telemetry.limited(decided(None))
+    sidecar.telemetry.limited(decided(match(UNCONFIGURED)))
+    first, second = sidecar.lines()
+    assert (first["code"], first["tier"], first["remaining"], first["by"]) == ("ok", "free", 7, "store")
+    assert second["limit"] == "5/2 minutes"
 
 
 def test_defaulted_tier(sidecar: Sidecar) -> None:
     """A descriptor whose tier is unknown or missing is counted, as the default tier's besides."""
-    match = Match(FREE, b"genops:{x}", defaulted=True)
-    sidecar.telemetry.limited(Limited(over=False, statuses=(status(FREE),)), [match], 0.001)
+    sidecar.telemetry.limited(decided(match(FREE, defaulted=True)))
     assert sidecar.value("genops_tier_defaulted_total") == 1
     assert sidecar.value("genops_rate_limit_total", code="ok", tier="free") == 1
+
+
+def test_limits_that_came(sidecar: Sidecar) -> None:
+    """Limits are counted as loaded or refused, wherever they come from, and the log says what is in force."""
+    sidecar.telemetry.limits_loaded(["d.tier: is one bucket"])
+    sidecar.telemetry.limits_received("7", ())
+    sidecar.telemetry.limits_received("8", ["no such unit", "duplicate key"])
+    sidecar.telemetry.limits_lost("UNAVAILABLE: gone", 1.25)
+    sidecar.telemetry.reloaded(error="tiers: two of one name")
+    assert sidecar.metrics.limits.loads == {"config_load_success": 2, "config_load_error": 2}
+    remark, received, refused, lost, _ = sidecar.lines()
+    assert (remark["level"], remark["event"], remark["detail"]) == ("warning", "limit_remark", "d.tier: is one bucket")
+    assert (received["level"], received["event"], received["version"]) == ("info", "limits_received", "7")
+    assert (refused["level"], refused["detail"]) == ("error", "no such unit; duplicate key")
+    assert refused["in_force"] == "the limits before"
+    assert (lost["level"], lost["event"], lost["again_in"]) == ("warning", "limits_not_watched", 1.2)
+
+
+def test_what_the_store_says(sidecar: Sidecar) -> None:
+    """What operators should know of a store is said, and so are charges that are lost at the end."""
+    sidecar.telemetry.store_said("the primary of redis+sentinel://a/m is b:6379 now")
+    sidecar.telemetry.charges_lost(Owed(keys=2, charges=5, refunds=1))
+    said, lost = sidecar.lines()
+    assert (said["event"], said["detail"]) == ("store_changed", "the primary of redis+sentinel://a/m is b:6379 now")
+    assert (lost["level"], lost["buckets"], lost["charges"], lost["refunds"]) == ("error", 2, 5, 1)
 
 
 def test_store_outage(sidecar: Sidecar) -> None:
@@ -232,6 +280,7 @@ def test_store_outage(sidecar: Sidecar) -> None:
     sidecar.telemetry.store_failed(StoreUnavailable("whatever else it may say"))
     assert sidecar.value("genops_store_errors_total", kind="timeout") == 50
     assert sidecar.value("genops_store_errors_total", kind="other") == 1
+    assert sidecar.metrics.limits.failures["redis_error"] == 51
     sidecar.now += 1
     sidecar.telemetry.store_failed(StoreUnavailable("unreachable: gone"))
     lines = sidecar.lines()

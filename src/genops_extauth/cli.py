@@ -1,4 +1,4 @@
-"""The command line: serve, demo, check-config, schema, explain, health.
+"""The command line: serve, ratelimit, demo, check-config, schema, explain, health, migrate.
 
 Exit codes: 0 done; 1 refused, unhealthy, or a wrong answer; 2 the input is bad, and the message says what to write
 instead. Errors go to standard error, start with ``genops-extauth:``, and end without a period.
@@ -8,19 +8,22 @@ import asyncio
 import json
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO, NoReturn
 
 import click
-import grpc
 import uvloop
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from genops_extauth import __version__, app, config, demo, explain
+from genops_extauth import __version__, app, config, demo, explain, health_probe, summary
 from genops_extauth.check_messages import request_of
 from genops_extauth.embedded import EmbeddedValkeyError
-from genops_extauth.notation import store_url
+from genops_extauth.environment import Overlay, overlay
+from genops_extauth.migrate import migrate as migrate_from
+from genops_extauth.ratelimit_environment import ratelimit_overlay, ratelimit_warnings
 from genops_extauth.server import ListenError
+from genops_extauth.store_address import target
+from genops_extauth.strict_yaml import Plain
 
 _CONFIG = click.option(
     "-c",
@@ -50,6 +53,48 @@ def serve(path: Path | None) -> None:
         _fail(str(error))
 
 
+@main.command("ratelimit")
+def ratelimit_command() -> None:
+    """Stand in for envoyproxy/ratelimit: its environment variables, its files, its ports, and no identity."""
+    settings = _load(None, _reference_environment)
+    for warning in ratelimit_warnings(os.environ):
+        click.echo(f"genops-extauth: {warning}", err=True)
+    try:
+        uvloop.run(app.serve(settings, None, os.environ, _reference_environment))
+    except (ListenError, EmbeddedValkeyError) as error:
+        _fail(str(error))
+
+
+def _reference_environment(_: Mapping[str, Plain], environ: Mapping[str, str]) -> Overlay:
+    return ratelimit_overlay(environ)
+
+
+@main.group()
+def migrate() -> None:
+    """Come from another product: read what it was configured with, and write our configuration."""
+
+
+@migrate.command("ratelimit")
+@click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write the file here.")
+def migrate_ratelimit(directory: Path, output: Path | None) -> None:
+    """Read envoyproxy/ratelimit's files in DIRECTORY and its environment; say what will differ, and write our file."""
+    migration = migrate_from(directory, os.environ)
+    for problem in migration.problems:
+        click.echo(f"genops-extauth: {problem}", err=True)
+    if migration.problems:
+        sys.exit(2)
+    if output is not None:
+        try:
+            with output.open("x") as file:
+                file.write(migration.config_yaml)
+        except FileExistsError:
+            _fail(f"{output} exists; name a new file")
+        except OSError as error:
+            _fail(f"{output} cannot be written: {error.strerror}")
+    click.echo("\n".join(migration.lines()))
+
+
 @main.command("demo")
 @click.option("--once", is_flag=True, help="End after the tour: 0, or 1 where an answer was not the right one.")
 def demo_command(*, once: bool) -> None:
@@ -61,7 +106,7 @@ def demo_command(*, once: bool) -> None:
 @_CONFIG
 def check_config(path: Path | None) -> None:
     """Validate the configuration and say what it means; every error at once, exit code 2."""
-    click.echo("\n".join(config.summary(_load(path))))
+    click.echo("\n".join(summary.summary(_load(path))))
 
 
 @main.command()
@@ -103,7 +148,8 @@ def explain_command(
     if wants_token:
         fields.append((b"authorization", b"Bearer " + _token()))
     request = request_of(method, target, host, fields)
-    told = asyncio.run(explain.explain(_load(path), request, store=_store(store)))
+    folder = Path() if path is None else path.parent
+    told = asyncio.run(explain.explain(_load(path), request, store=_store(store), folder=folder))
     click.echo(json.dumps(told.document(), indent=2) if as_json else "\n".join(told.lines()))
     sys.exit(told.refused is not None)
 
@@ -130,7 +176,7 @@ def _store(text: str | None) -> str | None:
     if text is None:
         return None
     try:
-        url = store_url(text)
+        url = target(text)
     except ValueError as error:
         _fail(f"--store: {error}")
     if url.password is not None:
@@ -138,33 +184,44 @@ def _store(text: str | None) -> str | None:
     return url.url
 
 
+_PEM = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
 @main.command()
 @click.option("--address", default="127.0.0.1:50051", show_default=True, help="The gRPC address to ask.")
 @click.option("--service", default="", help="Ask for one service, such as envoy.service.auth.v3.Authorization.")
+@click.option("--ca-file", type=_PEM, help="Ask over TLS: authorities to believe.")
+@click.option("--cert-file", type=_PEM, help="Our certificate, where the sidecar wants one (server.tls).")
+@click.option("--key-file", type=_PEM, help="The key of our certificate.")
+@click.option("--server-name", help="The name in the sidecar's certificate, if not the address's.")
+@click.option("--http", metavar="HOST:PORT", help="Ask at the HTTP port instead, for readiness as a whole.")
 @click.option("--timeout", default=2.0, show_default=True, help="Seconds to wait.")
-def health(address: str, service: str, timeout: float) -> None:
+def health(
+    address: str,
+    *,
+    service: str,
+    ca_file: Path | None,
+    cert_file: Path | None,
+    key_file: Path | None,
+    server_name: str | None,
+    http: str | None,
+    timeout: float,
+) -> None:
     """Ask a running sidecar for its gRPC health; exit code 0 when SERVING, 1 otherwise."""
-    # Not through a proxy that the environment names for what is outside.
-    with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
-        status = ask_health(channel, service, timeout)
+    if (cert_file is None) != (key_file is None):
+        _fail("a certificate and its key go together: give --cert-file and --key-file, or neither")
+    if http is not None:
+        status = health_probe.ask_readiness(http, timeout)
+    else:
+        with health_probe.open_channel(address, (ca_file, key_file, cert_file), server_name) as channel:
+            status = health_probe.ask_health(channel, service, timeout)
     click.echo(status)
-    sys.exit(status != "SERVING")
+    sys.exit(status != health_probe.SERVING)
 
 
-def ask_health(channel: grpc.Channel, service: str, timeout: float) -> str:
-    """Return grpc.health.v1's status of a service by name; an unreachable server is its own status, UNREACHABLE."""
-    request = health_pb2.HealthCheckRequest(service=service)
+def _load(path: Path | None, lay: config.Lay = overlay) -> config.Config:
     try:
-        answer = health_pb2_grpc.HealthStub(channel).Check(request, timeout=timeout)
-    except grpc.RpcError as error:
-        return "SERVICE_UNKNOWN" if error.code() is grpc.StatusCode.NOT_FOUND else "UNREACHABLE"
-    name: str = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
-    return name
-
-
-def _load(path: Path | None) -> config.Config:
-    try:
-        return config.load(path, os.environ)
+        return config.load(path, os.environ, lay)
     except config.ConfigError as error:
         for problem in error.problems:
             click.echo(f"genops-extauth: {problem}", err=True)

@@ -6,7 +6,7 @@ sources       the files and variables it points to          settings            
 problems      what is wrong, in words
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,12 +15,16 @@ from pydantic.json_schema import JsonSchemaValue
 
 from genops_extauth.environment import Overlay, overlay
 from genops_extauth.issuers import Claims, Identity, Issuer, Jwks, Keys
+from genops_extauth.limit_sections import Limit, RateLimits
 from genops_extauth.notation import Address, Rate, UnixPath
 from genops_extauth.problems import MAX_PROBLEMS, ConfigError, Finding, Problem, findings, spelled
-from genops_extauth.sections import Governance, Limit, Log, RateLimits, Route, Server, Store
+from genops_extauth.ratelimit_files import Loaded, read_directory
+from genops_extauth.ratelimit_meanings import meanings
+from genops_extauth.sections import Governance, Log, Route, Server
 from genops_extauth.settings import Config
 from genops_extauth.sources import SourceError, Sources, read
-from genops_extauth.strict_yaml import MAX_BYTES, Document, Node, parse
+from genops_extauth.store_sections import Store
+from genops_extauth.strict_yaml import MAX_BYTES, Document, Node, Plain, parse
 
 __all__ = [
     "Address",
@@ -44,25 +48,46 @@ __all__ = [
     "json_schema",
     "load",
     "restart_only",
-    "summary",
 ]
+
+Lay = Callable[[Mapping[str, Plain], Mapping[str, str]], Overlay]
+"""Lays an environment over the file's data."""
 
 _RESTART_ONLY = (
     ("server", "grpc"),
     ("server", "http"),
+    ("server", "debug"),
+    ("server", "metrics"),
+    ("server", "tls"),
+    ("server", "json_limits"),
+    ("server", "services"),
     ("server", "transport"),
-    ("store", "url"),
-    ("store", "password"),
-    ("store", "timeout"),
     ("server", "drain_delay"),
     ("server", "shutdown_grace"),
     ("log", "level"),
     ("log", "format"),
+    ("store", "url"),
+    ("store", "password"),
+    ("store", "sentinel_password"),
+    ("store", "tls"),
+    ("store", "per_second"),
+    ("store", "timeout"),
+    ("store", "denial_cache"),
+    ("rate_limits", "xds"),
+    ("rate_limits", "metric_series"),
 )
 
+_PEM_FILES = tuple(
+    (*section, name)
+    for section in (("store", "tls"), ("rate_limits", "xds"))
+    for name in ("ca_file", "cert_file", "key_file")
+)
+_MAX_PEM_BYTES = 4 * 1024 * 1024
+"""The authorities of a Linux distribution are 200 KiB."""
 
-def load(path: Path | None, environ: Mapping[str, str]) -> Config:
-    """Read the configuration from the file at `path`, where there is one, and the environment.
+
+def load(path: Path | None, environ: Mapping[str, str], lay: Lay = overlay) -> Config:
+    """Read the configuration from the file at `path`, where there is one, and the environment, as `lay` reads that.
 
     The files and variables that it points to are read here, and never again. Raises `ConfigError`, with everything
     that is wrong.
@@ -74,14 +99,46 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Config:
     problems = [Problem(spelled(fault.path), fault.message, name, fault.line) for fault in document.faults]
     if root is None or not isinstance(plain, dict):
         raise ConfigError(tuple(problems) or (Problem("", "write settings here, `identity:` first", name, 1),))
-    laid = overlay(plain, environ)
+    laid = lay(plain, environ)
     folder = path.parent if path is not None else Path()
-    config, found = _validated(laid, Sources(folder, environ, laid.passwords, frozenset(laid.ignored)))
+    limits, unread, wrong = _limits(laid, folder)
+    remarks = tuple(map(str, limits.warnings)) + meanings(limits.domains)
+    sources = Sources(folder, environ, laid.passwords, frozenset(laid.ignored), limits.domains, remarks)
+    config, found = _validated(laid, sources)
+    found += [*unread, *_unreadable(laid, folder)]
     problems += [Problem(f"env {variable}", message) for variable, message in laid.complaints]
     problems += [_placed(finding, laid, name, root) for finding in found]
+    problems += wrong
     if config is None or problems:
         raise ConfigError(_ordered(problems))
     return config
+
+
+def _limits(laid: Overlay, folder: Path) -> tuple[Loaded, list[Finding], list[Problem]]:
+    """Read the files of ``rate_limits.directory``, whatever else is wrong; tell of the setting, and of the files."""
+    section = laid.data.get("rate_limits")
+    directory = section.get("directory") if isinstance(section, dict) else None
+    if not isinstance(section, dict) or not isinstance(directory, str) or not directory or "\0" in directory:
+        return Loaded(()), [], []  # what is wrong with it, its section says
+    try:
+        return read_directory(folder / directory, merge_domains=section.get("merge_domains") == "true"), [], []
+    except ConfigError as error:
+        itself = [each for each in error.problems if each.file == str(folder / directory)]
+        unread = [Finding(("rate_limits", "directory"), each.message, quotable=True) for each in itself]
+        return Loaded(()), unread, [each for each in error.problems if each not in itself]
+
+
+def _unreadable(laid: Overlay, folder: Path) -> Iterator[Finding]:
+    """Tell of certificates and keys that cannot be read now. What they hold is read with each connection."""
+    for path in _PEM_FILES:
+        name: Plain = laid.data
+        for step in path:
+            name = name.get(step) if isinstance(name, dict) else None
+        if isinstance(name, str):
+            try:
+                read(folder / name, _MAX_PEM_BYTES)
+            except SourceError as error:
+                yield Finding(path, str(error), quotable=True)
 
 
 def _document(path: Path | None) -> Document:
@@ -123,9 +180,10 @@ def _placed(finding: Finding, laid: Overlay, name: str, root: Node) -> Problem:
 
 
 def _ordered(problems: Iterable[Problem]) -> tuple[Problem, ...]:
-    """Each once, in the order of the file; then what the file lacks, then the environment's."""
+    """Each once, file by file, in the order of its lines; then what it lacks; then the environment's."""
     distinct = dict.fromkeys(problems)
-    found = sorted(distinct, key=lambda problem: (not problem.file, problem.line is None, problem.line or 0))
+    place = {file: number for number, file in enumerate(dict.fromkeys(problem.file for problem in distinct))}
+    found = sorted(distinct, key=lambda each: (not each.file, place[each.file], each.line is None, each.line or 0))
     if len(found) < MAX_PROBLEMS:
         return tuple(found)
     return (*found[:MAX_PROBLEMS], Problem("", f"these are {MAX_PROBLEMS} problems; there may be more"))
@@ -144,30 +202,3 @@ def restart_only(old: Config, new: Config) -> tuple[str, ...]:
         for section, name in _RESTART_ONLY
         if getattr(getattr(old, section), name) != getattr(getattr(new, section), name)
     )
-
-
-def summary(config: Config) -> tuple[str, ...]:
-    """What a configuration means, a line for each thing, for whoever has just written it."""
-    defaults = ", ".join(f"{name}={value}" for name, value in config.governance.defaults.items())
-    return (
-        f"listens on {config.server.grpc} (gRPC) and {config.server.http} (HTTP), store {config.store.url}",
-        *(_believed(issuer) for issuer in config.identity.jwt),
-        f"requires {', '.join(config.governance.required) or 'no attribute'}; defaults {defaults or 'none'}",
-        *(f"tier {name}: {_limited(limit)}" for name, limit in config.tiers.items()),
-        f"unknown tier: as {config.default_tier}; no identity: {_limited(config.rate_limits.anonymous)} by address",
-        *(f"open to everybody: {', '.join(route.methods)} {route.path}" for route in config.routes),
-    )
-
-
-def _believed(issuer: Issuer) -> str:
-    keys = issuer.keys
-    address = (keys.jwks_uri or "").partition("?")[0]  # a query can hold a credential
-    place = address or keys.public_key_file or f"env {keys.public_key_env}"
-    granted = "all tiers" if issuer.tiers is None else f"tiers {', '.join(issuer.tiers) or 'none'}"
-    prefix = f", customers {issuer.customer_prefix}*" if issuer.customer_prefix else ""
-    audiences, algorithms = ", ".join(issuer.audiences), ", ".join(issuer.algorithms)
-    return f"believes {issuer.issuer} for {audiences} ({algorithms}, keys from {place}): {granted}{prefix}"
-
-
-def _limited(limit: Limit) -> str:
-    return f"{limit.limit}, {limit.limit.requests if limit.burst is None else limit.burst} at once"

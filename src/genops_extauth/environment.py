@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 from pydantic import SecretStr
 
-from genops_extauth import notation
+from genops_extauth.store_address import target
 from genops_extauth.strict_yaml import Plain, Step
 
 _IDENTITY = ("JWT_PUBLIC_KEY", "ALLOWED_ISSUERS", "ALLOWED_AUDIENCES")
@@ -36,10 +36,10 @@ class Overlay:
     wrong already.
     """
 
-    data: dict[str, Plain]
+    data: dict[str, Plain] = field(repr=False)
     environ: Mapping[str, str] = field(repr=False)
     origins: dict[tuple[Step, ...], str] = field(default_factory=dict)
-    passwords: dict[str, SecretStr] = field(default_factory=dict)
+    passwords: dict[str, dict[str, SecretStr]] = field(default_factory=dict, repr=False)
     complaints: list[tuple[str, str]] = field(default_factory=list)
     ignored: set[str] = field(default_factory=set)
 
@@ -57,6 +57,10 @@ class Overlay:
         if held is None or isinstance(held, dict):
             self.data[section] = {**(held or {}), key: value}
             self.origins[section, key] = variable
+
+    def keep(self, setting: str, variable: str, password: str) -> None:
+        """Keep a password for a setting that the file may hold the name of a file for."""
+        self.passwords.setdefault(setting, {})[variable] = SecretStr(password)
 
     def origin(self, path: tuple[Step, ...]) -> str | None:
         """Find the variable that the value at `path` came from."""
@@ -85,18 +89,18 @@ def _store(result: Overlay) -> None:
     password = result.text("REDIS_PASSWORD")
     if password is not None:
         # A Secret made from a file often ends in the line break that an editor put there.
-        result.passwords["REDIS_PASSWORD"] = SecretStr(password.rstrip("\r\n"))
+        result.keep("store.password", "REDIS_PASSWORD", password.rstrip("\r\n"))
     text = result.text("REDIS_URL")
     if text is not None:
         try:
-            url = notation.store_url(text.strip())
+            url = target(text.strip())
         except ValueError as error:
             result.complaints.append(("REDIS_URL", str(error)))
             result.ignored.add("store")
             return
         result.put("store", "url", url.url, "REDIS_URL")
         if url.password is not None:
-            result.passwords["REDIS_URL"] = SecretStr(url.password)
+            result.keep("store.password", "REDIS_URL", url.password)
     if result.passwords and result.data.get("store") is None:
         result.data["store"] = {}  # so that the section is looked at, and finds the password
 

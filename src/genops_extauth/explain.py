@@ -7,17 +7,22 @@ them, so those before the one that refused have passed, and those after it were 
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from pathlib import Path
 
-from genops_extauth.bucket import Answer, Hit, Level
-from genops_extauth.gate import Clocks, Gate
+from genops_extauth.bucket import SECOND
+from genops_extauth.gate import Clocks, Decided, Gate
 from genops_extauth.generations import Generations
-from genops_extauth.limits import CUSTOMER_KEY, TIER_KEY, Match, Tree
+from genops_extauth.hits import Answer, Hit, Level
+from genops_extauth.limits import Met, Tree
 from genops_extauth.logs import clean
-from genops_extauth.model import Allowed, Denied, Grant, Limited, Outcome, Reason, Request, StoreUnavailable
+from genops_extauth.model import Allowed, Denied, Descriptor, Grant, Outcome, Reason, Request, StoreUnavailable
 from genops_extauth.policy import DENIALS
-from genops_extauth.redis_store import RedisStore
 from genops_extauth.settings import Config
+from genops_extauth.storage import opened
+from genops_extauth.store_address import Kind
+from genops_extauth.store_choice import Store
+from genops_extauth.tiers import CUSTOMER_KEY, TIER_KEY
 
 _RESERVED_NAME = (Reason.REQUEST_MALFORMED, "the name of a reserved header")
 
@@ -107,7 +112,7 @@ def _who(grant: Grant) -> dict[str, str] | None:
 
 
 def _bucket_document(bucket: Bucket) -> dict[str, object]:
-    known = {"note": bucket.note} if bucket.level is None else asdict(bucket.level)
+    known = {"note": bucket.note} if bucket.level is None else bucket.level._asdict()
     return {"key": bucket.key, "tier": bucket.tier, **known}
 
 
@@ -128,8 +133,8 @@ def _state(bucket: Bucket) -> str:
     return f"{verdict}, {'full' if bucket.level.fits else 'passes'} in {bucket.level.reset} s"
 
 
-async def explain(config: Config, request: Request, *, store: str | None = None) -> Explanation:
-    """Follow one request through a configuration. Keys are fetched where it says.
+async def explain(config: Config, request: Request, *, store: str | None = None, folder: Path = Path()) -> Explanation:
+    """Follow one request through a configuration, whose files are in `folder`. Keys are fetched where it says.
 
     Buckets are looked at where it says, or in the `store` at a URL: nobody else knows where a running sidecar's
     embedded one is.
@@ -142,7 +147,8 @@ async def explain(config: Config, request: Request, *, store: str | None = None)
     checks = _CHECKS_WHERE_OPEN if generation.policy.is_open(request) else tuple(CHECKS)
     if isinstance(verdict, Denied):
         return _refusal(verdict, checks)
-    return Explanation(checks, None, "", verdict, await _buckets(generation.tree, config, verdict.grant, store))
+    buckets = await _buckets(generation.tree, config, verdict.grant, folder, store)
+    return Explanation(checks, None, "", verdict, buckets)
 
 
 def _refusal(denied: Denied, checks: Sequence[str]) -> Explanation:
@@ -153,30 +159,31 @@ def _refusal(denied: Denied, checks: Sequence[str]) -> Explanation:
     return Explanation((), denied, "decision", None, ())
 
 
-async def _buckets(tree: Tree, config: Config, grant: Grant, url: str | None) -> tuple[Bucket, ...]:
-    """Look at the bucket of an identity: that of a descriptor (customer_tier, customer_id)."""
+async def _buckets(tree: Tree, config: Config, grant: Grant, folder: Path, url: str | None) -> tuple[Bucket, ...]:
+    """Look at the buckets of an identity: those of a descriptor (customer_tier, customer_id)."""
     facts = {name.encode(): value.encode() for name, value in grant.metadata}
     entries = [(key, facts[key]) for key in (TIER_KEY, CUSTOMER_KEY) if key in facts]
-    met = tree.match(config.rate_limits.domain.encode(), entries)
-    if met is None:
-        return ()
-    level, note = await _level(config, url or config.store.url, Hit(met.key, met.rule.shape, 1))
-    return (Bucket(met.rule.limit.name, met.key.decode(), level, note),)
-
-
-async def _level(config: Config, url: str, hit: Hit) -> tuple[Level | None, str]:
-    """Look at one bucket; without its level, say why."""
-    if url == "embedded:":
-        return None, _EMBEDDED
-    password = config.store.password
-    secret = None if password is None else password.get_secret_value()
-    store = RedisStore(url, password=secret, timeout=config.store.timeout)
+    match = tree.match(config.rate_limits.domain.encode(), Descriptor(tuple(entries)))
+    met = [each for each in match.met if not each.rule.unlimited] if match is not None else []
+    place = config.store.target(folder, url)
+    if place.kind is Kind.EMBEDDED:
+        return tuple(Bucket(each.rule.limit.name, each.key.decode(), None, _EMBEDDED) for each in met)
+    store = opened(config.store, folder, place)
     try:
-        return (await store.peek([hit])).levels[0], ""
-    except StoreUnavailable as error:
-        return None, str(error)
+        return tuple([await _looked_at(each, store) for each in met])
     finally:
         await store.close()
+
+
+async def _looked_at(met: Met, store: Store) -> Bucket:
+    """Look at one bucket; without its level, say why."""
+    meter = met.rule.meter_at(int(time.time() * SECOND))
+    level, note = None, ""
+    try:
+        level = (await store.transact([Hit(met.key, meter, 1, look=True)])).levels[0]
+    except StoreUnavailable as error:
+        note = str(error)
+    return Bucket(met.rule.limit.name, met.key.decode(), level, note)
 
 
 _EMBEDDED = "its level is in the running sidecar's own store: add --store with the URL in its `listening` line"
@@ -188,7 +195,7 @@ class _Unseen:
     def checked(self, outcome: Outcome) -> None:
         """Take no note."""
 
-    def limited(self, limited: Limited, matches: Sequence[Match | None], seconds: float) -> None:
+    def limited(self, decided: Decided) -> None:
         """Take no note."""
 
     def store_failed(self, error: StoreUnavailable) -> None:
@@ -198,8 +205,6 @@ class _Unseen:
         """Show the defect."""
         raise error
 
-    async def acquire(self, hits: Sequence[Hit]) -> Answer:
+    async def transact(self, hits: Sequence[Hit], within: float | None = None) -> Answer:
         """Refuse: an explanation consumes nothing."""
-        raise StoreUnavailable(f"{len(hits)} hits of an explanation")
-
-    peek = acquire
+        raise StoreUnavailable(f"{len(hits)} hits of an explanation, whose caller waits {within}")

@@ -31,9 +31,19 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 # 256 is what `claims` takes as an attribute; 64 what `limits` writes into a key as it is.
+_LARGEST_SIZE = 2**31 - 1  # bytes; gRPC counts them in 32 bits, one of them for the sign
+
 _VISIBLE = re.compile(r"[!-~](?:[ -~]{0,254}[!-~])?")
 _ATTRIBUTE_VALUE = re.compile(r"(?=.{1,256}$)[!-+\--~]+(?: [!-+\--~]+)*")  # as `claims` takes them from tokens
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_FIELD_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_WORD = re.compile(r"[!-~]{1,64}")
+_METADATA_NAME = re.compile(r"(?!grpc-)[0-9a-z_.-]+(?<!-bin)")  # what gRPC sends as text
+_METADATA_VALUE = re.compile(r"[ -~]{1,4096}")
+_PROSE = re.compile(r"(?s).{0,4096}")
+_FILE_NAME = re.compile(r"[^\x00-\x1f]+")
+# RFC 1123, 2.1. A name in a certificate may begin with a wildcard.
+_DNS_NAME = re.compile(r"(?=.{1,253}$)(\*\.)?[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*")
 _PREFIX = re.compile(r"[A-Za-z0-9._:/@+-]{0,64}")
 
 
@@ -103,6 +113,15 @@ def between(low: str, high: str) -> AfterValidator:
     return AfterValidator(validate)
 
 
+def _from_to(low: int, high: int) -> AfterValidator:
+    def validate(number: int) -> int:
+        if not low <= number <= high:
+            raise ValueError(f"must be from {low} to {high}")
+        return number
+
+    return AfterValidator(validate)
+
+
 def one_of(names: tuple[str, ...], what: str) -> AfterValidator:
     """Accept only the given names."""
 
@@ -139,6 +158,36 @@ Count = Annotated[
     WithJsonSchema({"type": "integer", "minimum": 0, "maximum": notation.MAX_REQUESTS}),
 ]
 
+Positive = Annotated[
+    int,
+    _reader(notation.count, int),
+    _from_to(1, notation.MAX_REQUESTS),
+    WithJsonSchema({"type": "integer", "minimum": 1, "maximum": notation.MAX_REQUESTS}),
+]
+
+Size = Annotated[
+    int,
+    _reader(notation.count, int),
+    _from_to(1, _LARGEST_SIZE),
+    WithJsonSchema({"type": "integer", "minimum": 1, "maximum": _LARGEST_SIZE}),
+]
+"""Bytes of a message."""
+
+Share = Annotated[
+    float,
+    _reader(notation.share, float),
+    WithJsonSchema(
+        {
+            "type": ["string", "number"],
+            "pattern": r"^[0-9]{1,3}([.][0-9]{1,6})?%?$",
+            "minimum": 0,
+            "maximum": 1,
+            "examples": ["10%", 0.8],
+        }
+    ),
+]
+"""From 0 to 1, written ``10%`` or ``0.1``."""
+
 Boolean = Annotated[bool, _reader(notation.boolean, bool), WithJsonSchema({"type": "boolean"})]
 
 RateText = Annotated[
@@ -162,7 +211,24 @@ ListenAddress = Annotated[
 Name = Annotated[str, _text(_NAME, "a name has 1 to 64 letters, digits, . _ or -, and starts with a letter or digit")]
 """Of a tier, a domain or a key prefix: it becomes part of headers, metrics and keys of the store."""
 
+HeaderName = Annotated[str, _text(_FIELD_NAME, "a header name has 1 to 64 letters, digits and the signs - and _")]
+
+Word = Annotated[str, _text(_WORD, "must be 1 to 64 visible ASCII characters, without spaces")]
+
+Prose = Annotated[str, _text(_PROSE, "must be text of at most 4096 characters")]
+
+FileName = Annotated[str, _text(_FILE_NAME, "write the name of a file or folder, which has no control characters")]
+"""Relative to the folder of the configuration's file."""
+
+MetadataName = Annotated[
+    str, _text(_METADATA_NAME, "write it in lower case, not beginning with grpc- nor ending with -bin")
+]
+MetadataValue = Annotated[str, _text(_METADATA_VALUE, "must be visible ASCII characters and spaces")]
+"""What gRPC can send as text beside a call (its PROTOCOL-HTTP2, Custom-Metadata)."""
+
 Prefix = Annotated[str, _text(_PREFIX, "a prefix has up to 64 letters, digits and . _ : / @ + -")]
+
+DnsName = Annotated[str, _text(_DNS_NAME, "must be a DNS name, for example envoy.example.com")]
 
 Visible = Annotated[str, _text(_VISIBLE, "must be 1 to 256 visible ASCII characters")]
 """What can be the value of a header (RFC 9110, 5.5)."""

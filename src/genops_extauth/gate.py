@@ -8,18 +8,17 @@ Outages become verdicts here and nowhere else. Identity fails closed: no keys, n
 
 import asyncio
 import itertools
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-from genops_extauth.bucket import Answer, Hit, Level
+from genops_extauth.bucket import SECOND
+from genops_extauth.hits import NOTHING_ASKED, Answer, Hit, Origin, Role
 from genops_extauth.limits import Match, Tree
 from genops_extauth.model import (
-    CurrentLimit,
     Denied,
     Descriptor,
-    DescriptorStatus,
     Grant,
     Identity,
     KeysUnavailable,
@@ -28,29 +27,44 @@ from genops_extauth.model import (
     Reason,
     Request,
     StoreUnavailable,
+    Telling,
     Verdict,
 )
 from genops_extauth.policy import NOBODY, Policy
+from genops_extauth.quota import AS_DECLARED, Asked, Counted, Modes, asked, limited
 from genops_extauth.tokens import UnknownKey, Verifier
 
 # Envoy's clients hang up at their deadline; the answer must be on the wire before it.
 _ANSWER_MARGIN = 0.02  # seconds
+# The same for rate limits, of which Envoy's default timeout is 20 ms in all.
+_LIMIT_MARGIN = 0.005  # seconds
 # Envoy's default ext_authz timeout is 200 ms; a caller without a deadline is treated as one with it.
 _PATIENCE = 0.2  # seconds
 # Grants are small (about 1 kB with their serialised form); this many identities are active at once on a busy sidecar.
 _GRANTS = 16_384
 
+_ALL_TOLD = Telling()
+_CHARGE = Role.CHARGE  # an enum's members are looked up slowly
+
 _Refresh = Callable[[], Awaitable[bool]]
 
 
+class Decided(NamedTuple):
+    """A rate limit decision: the `matches` of its descriptors, what was `told`, and each limit that was `counted`."""
+
+    domain: bytes
+    matches: Sequence[Match | None]
+    told: Limited
+    counted: Sequence[Counted]
+    origin: Origin
+    seconds: float
+
+
 class Store(Protocol):
-    """Where the buckets are. Both operations raise `StoreUnavailable` in time rather than hang."""
+    """Where the buckets are; or what stands before it, and spares it the question."""
 
-    async def acquire(self, hits: Sequence[Hit]) -> Answer:
-        """Take all the hits, or, where one does not fit, none."""
-
-    async def peek(self, hits: Sequence[Hit]) -> Answer:
-        """Tell whether they would fit, taking nothing."""
+    async def transact(self, hits: Sequence[Hit], within: float | None = None) -> Answer:
+        """Do all that a group of hits asks for, within as many seconds. Raises `StoreUnavailable` in time."""
 
 
 class Observer(Protocol):
@@ -59,8 +73,8 @@ class Observer(Protocol):
     def checked(self, outcome: Outcome) -> None:
         """Take note of a Check's outcome."""
 
-    def limited(self, limited: Limited, matches: Sequence[Match | None], seconds: float) -> None:
-        """Take note of a rate limit decision that took `seconds`."""
+    def limited(self, decided: Decided) -> None:
+        """Take note of a rate limit decision."""
 
     def store_failed(self, error: StoreUnavailable) -> None:
         """Take note of a decision that the store could not make."""
@@ -73,14 +87,15 @@ class Observer(Protocol):
 class Generation:
     """Everything a reload replaces.
 
-    `headers`: whether clients are told of their limits. `refresh` asks for newer keys of an issuer, by its name; True
-    when they changed.
+    `modes` say how limits count, `telling` what clients hear of them. `refresh` asks for newer keys of an issuer, by
+    its name; True when they changed.
     """
 
     verifier: Verifier
     policy: Policy
     tree: Tree
-    headers: bool = True
+    modes: Modes = AS_DECLARED
+    telling: Telling = _ALL_TOLD
     refresh: Mapping[str, _Refresh] = field(default_factory=dict)
     grants: Callable[[Identity], Grant] = field(init=False)
 
@@ -110,6 +125,7 @@ class Gate:
         # Unique over processes and restarts, readable, and a hundred times cheaper than a random id a request.
         self._origin = new_id()[:8]
         self._serial = itertools.count(1)
+        self._charging: set[asyncio.Future[Limited]] = set()
 
     async def check(self, request: Request | Denied, remaining: Callable[[], float | None]) -> Outcome:
         """Who is this, may it pass, on whose account? `remaining` tells the seconds left until the caller hangs up.
@@ -172,47 +188,57 @@ class Gate:
         except TimeoutError:
             raise KeysUnavailable(f"{unknown.issuer.issuer}: newer keys did not come in time") from None
 
-    async def limit(self, domain: bytes, descriptors: Sequence[Descriptor], hits: int) -> Limited:
-        """Is there quota left? `hits` is the request's hits_addend, 0 meaning 1.
+    async def limit(
+        self, domain: bytes, descriptors: Sequence[Descriptor], hits: int, remaining: float | None = None
+    ) -> Limited:
+        """Is there quota left? `hits` is the request's hits_addend, 0 meaning 1; the caller waits `remaining` seconds.
 
-        Raises `StoreUnavailable`.
+        Charges and refunds are made even if the caller hangs up. Raises `StoreUnavailable`.
         """
         started = self._clocks.monotonic()
+        modes = self.generation.modes
         try:
-            tree = self.generation.tree
-            matches = [tree.match(domain, descriptor.entries) for descriptor in descriptors]
-            asked = _asked(matches, descriptors, hits or 1)
-            limited = _limited(matches, await self._store.acquire(asked) if asked else _NOTHING_ASKED)
-            self._observer.limited(limited, matches, self._clocks.monotonic() - started)
+            now = int(self._clocks.wall() * SECOND)
+            question = asked(self.generation.tree, domain, descriptors, hits, modes=modes, now=now)
+        except Exception as error:
+            self._observer.failed(error)
+            raise StoreUnavailable("internal error") from error
+        within = None if remaining is None else max(0.0, remaining - _LIMIT_MARGIN)
+        deciding = self._decided(domain, question, modes, started=started, within=within)
+        for hit in question.hits:
+            if hit.role >= _CHARGE:
+                return await self._shielded(deciding)
+        return await deciding
+
+    async def _decided(
+        self, domain: bytes, question: Asked, modes: Modes, *, started: float, within: float | None
+    ) -> Limited:
+        try:
+            hits = question.hits
+            answer = await self._store.transact(hits, within) if hits else NOTHING_ASKED
+            told, counted = limited(question, answer, modes)
+            seconds = self._clocks.monotonic() - started
+            self._observer.limited(Decided(domain, question.matches, told, counted, answer.origin, seconds))
         except StoreUnavailable as error:
             self._observer.store_failed(error)
             raise
         except Exception as error:
             self._observer.failed(error)
             raise StoreUnavailable("internal error") from error
-        return limited
+        return told
 
+    def _shielded(self, deciding: Coroutine[None, None, Limited]) -> Awaitable[Limited]:
+        # Envoy hangs up on a charge as on everything else, after 20 ms, and then the transport cancels whoever serves
+        # it: what was used up would cost nothing.
+        charging = asyncio.ensure_future(deciding)
+        self._charging.add(charging)
+        charging.add_done_callback(self._charging.discard)
+        return asyncio.shield(charging)
 
-def _asked(matches: Sequence[Match | None], descriptors: Sequence[Descriptor], hits: int) -> list[Hit]:
-    return [
-        Hit(match.key, match.rule.shape, hits if descriptor.hits is None else descriptor.hits)
-        for match, descriptor in zip(matches, descriptors, strict=True)
-        if match
-    ]
-
-
-def _limited(matches: Sequence[Match | None], answer: Answer) -> Limited:
-    levels = iter(answer.levels)
-    statuses = tuple(_NO_LIMIT if match is None else _status(match.rule.limit, next(levels)) for match in matches)
-    return Limited(not answer.granted, statuses)
-
-
-def _status(limit: CurrentLimit, level: Level) -> DescriptorStatus:
-    return DescriptorStatus(not level.fits, limit, level.remaining, level.reset)
-
-
-_NO_LIMIT = DescriptorStatus()
-_NOTHING_ASKED = Answer(granted=True, levels=())
+    async def settled(self) -> None:
+        """Wait for the charges that are under way, whoever hung up on them: the store must stay open until then."""
+        while self._charging:
+            await asyncio.wait(self._charging)
 
 
 def bearer_token(request: Request) -> bytes | Denied:

@@ -10,12 +10,15 @@ from contextlib import AsyncExitStack
 from functools import partial
 from typing import Self
 
-from genops_extauth import issuers, jwks, key_fetch, sections
+from genops_extauth import issuers, jwks, key_fetch
+from genops_extauth.declared import Domain
 from genops_extauth.gate import Generation
 from genops_extauth.keyset import StaticKeys, from_pem
-from genops_extauth.limits import Rule, Tree, tier_tree
-from genops_extauth.model import CurrentLimit
+from genops_extauth.limit_sections import RateLimits
+from genops_extauth.limits import Tree
+from genops_extauth.model import Telling
 from genops_extauth.policy import Policy
+from genops_extauth.quota import Modes
 from genops_extauth.settings import Config
 from genops_extauth.tokens import Issuer, KeySource, Verifier
 
@@ -34,6 +37,7 @@ class Generations:
         self._observe = observe
         self._stack = AsyncExitStack()
         self._clients: dict[_Place, jwks.RemoteKeys] = {}
+        self._given: tuple[Domain, ...] = ()
         self.sources: Mapping[str, KeySource] = {}
         """Where the keys of each issuer of the latest generation come from."""
 
@@ -61,17 +65,33 @@ class Generations:
         """
         wanted = {entry.issuer: self._source(entry) for entry in config.identity.jwt}
         remote = {name: source for name, source in wanted.items() if isinstance(source, jwks.RemoteKeys)}
+        limits = config.rate_limits
         unloaded = (client.refreshed() for client in remote.values() if client.current() is None)
         await asyncio.gather(*unloaded, return_exceptions=True)  # An outage of an issuer is its tokens' matter.
         generation = Generation(
             Verifier(_issuer(entry, wanted[entry.issuer]) for entry in config.identity.jwt),
             policy_of(config),
-            tree_of(config),
-            config.rate_limits.headers,
+            await self._compiled(config),
+            Modes(limits.shadow_mode, limits.quota_mode, limits.dynamic_metadata),
+            _telling(limits),
             {name: client.refreshed for name, client in remote.items()},
         )
         self.sources = wanted
         return generation
+
+    async def give(self, config: Config, domains: tuple[Domain, ...]) -> Tree:
+        """Take the limits that a management server gives, from now on. Raises `limit_compiler.LimitsError`."""
+        tree = await asyncio.to_thread(config.tree, domains)
+        self._given = domains
+        return tree
+
+    async def _compiled(self, config: Config) -> Tree:
+        """Compile in a thread, for there may be thousands of limits, and calendars are read from files."""
+        while True:
+            given = self._given
+            tree = await asyncio.to_thread(config.tree, given)
+            if given is self._given:
+                return tree
 
     async def retire(self) -> None:
         """End the clients that the latest generation does not use, once the one before it serves nobody new."""
@@ -121,16 +141,12 @@ def policy_of(config: Config) -> Policy:
     )
 
 
-def tree_of(config: Config) -> Tree:
-    """Compile tiers and the anonymous limit."""
-    return tier_tree(
-        config.rate_limits.domain,
-        {name: _rule(limit, name) for name, limit in config.tiers.items()},
-        config.default_tier,
-        _rule(config.rate_limits.anonymous, "anonymous"),
-        config.store.key_prefix,
+def _telling(limits: RateLimits) -> Telling:
+    names = limits.header_names
+    return Telling(
+        names=(names.limit, names.remaining, names.reset) if limits.headers else (),
+        retry_after=limits.retry_after,
+        ietf=limits.ietf_headers,
+        body=None if limits.body == "none" else limits.body,
+        metadata=limits.dynamic_metadata,
     )
-
-
-def _rule(limit: sections.Limit, name: str) -> Rule:
-    return Rule(CurrentLimit(limit.limit.requests, limit.limit.unit, name), limit.shape, limit.limit.period)

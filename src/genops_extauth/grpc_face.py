@@ -1,5 +1,6 @@
 """Envoy's two services, in bytes and out of bytes, so that no message can fail before our code sees it."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import grpc
@@ -11,6 +12,8 @@ from genops_extauth.model import Reason, StoreUnavailable
 
 AUTHORIZATION = "envoy.service.auth.v3.Authorization"
 RATE_LIMIT = "envoy.service.ratelimit.v3.RateLimitService"
+
+_Methods = dict[str, "grpc.RpcMethodHandler[bytes, bytes]"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,16 +38,20 @@ class Face:
         asked = read_limit(body)
         if isinstance(asked, str):
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, asked)
-        headers = self.gate.generation.headers  # of the generation that decides, too: nothing is awaited before it does
+        telling = self.gate.generation.telling  # of the generation that decides: nothing is awaited before it does
         try:
-            limited = await self.gate.limit(*asked)
+            limited = await self.gate.limit(*asked, context.time_remaining())
+            return write_limited(asked, limited, telling)
         except StoreUnavailable as error:
-            await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
-        return write_limited(limited, headers=headers)
+            unavailable = str(error)
+        except Exception:  # noqa: BLE001 - the last net, as above
+            unavailable = "internal error"
+        return await context.abort(grpc.StatusCode.UNAVAILABLE, unavailable)
 
-    def handlers(self) -> dict[str, dict[str, "grpc.RpcMethodHandler[bytes, bytes]"]]:
-        """All methods by service, with no (de)serialiser: bytes in, bytes out."""
-        return {
+    def handlers(self, services: Collection[str]) -> dict[str, _Methods]:
+        """The methods of these services, with no (de)serialiser: bytes in, bytes out."""
+        methods: dict[str, _Methods] = {
             AUTHORIZATION: {"Check": grpc.unary_unary_rpc_method_handler(self.check)},
             RATE_LIMIT: {"ShouldRateLimit": grpc.unary_unary_rpc_method_handler(self.should_rate_limit)},
         }
+        return {service: methods[service] for service in services}

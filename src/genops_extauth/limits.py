@@ -1,132 +1,230 @@
-"""The descriptor tree: which bucket a descriptor hits, and the unambiguous key of that bucket.
+"""The tree of limits: which of them a descriptor meets, and the buckets it hits.
 
-A descriptor is a path through the tree, one entry a step: an exact (key, value) wins over the key alone. A rule
-counts only where the last entry lands on it (envoyproxy/ratelimit's semantics). The configuration's ``tiers`` compile
-to nodes of the same tree:
+A descriptor is a path through the tree, one entry a step (envoyproxy/ratelimit, src/config/config_impl.go, GetLimit).
+At each step the exact (key, value) wins, then the first wildcard in the order of declaration, then the key alone.
+Limits count only where the last entry lands on them. What was passed by is not tried again, unless the domain asks for
+it (`Domain.backtracking`, ours): then the next best way is, until one leads to a limit.
 
-    customer_tier=free     -> customer_id=*   the free rule, one bucket a customer
-    customer_tier=<other>  -> customer_id=*   the default tier's rule, and its bucket
-    customer_id=*                             the same
-    remote_address=*                          the anonymous rule, one bucket an address
-    masked_remote_address=*                   the same, one bucket a network
-
-An unknown or missing tier meets the bucket of the default tier: a client that could choose its spelling would
-otherwise choose a fresh bucket with it.
-
-A key reads ``prefix:{domain|customer_tier=free|customer_id=c1}:tb3600``: the braces are Redis Cluster's hash tag, the
-end names the algorithm (token bucket) and its period. The limit itself is not in the key, so that raising it keeps
-what was spent.
+What a place in the tree says of its keys and series is worked out when the tree is built: to match, a request walks to
+its place and fills the holes.
 """
 
-import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from hashlib import blake2b
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
-from genops_extauth.bucket import Shape
-from genops_extauth.model import CurrentLimit
+from genops_extauth.calendars import Calendar
+from genops_extauth.hits import STRICT, Meter, Terms
+from genops_extauth.limit_keys import Form, Hole, Piece, form, steps, written
+from genops_extauth.model import CurrentLimit, Descriptor, Json, Override
+from genops_extauth.wildcards import Wildcards
 
-TIER_KEY = b"customer_tier"
-CUSTOMER_KEY = b"customer_id"
-ADDRESS_KEYS = (b"remote_address", b"masked_remote_address")
-"""Envoy's two actions. Who has an IPv6 network has 2^64 addresses: only the masked one limits him."""
+Entry = tuple[bytes, bytes]
+Entries = tuple[Entry, ...]
+Phase = Literal["request", "charge"]
 
-_PLAIN = re.compile(rb"[0-9A-Za-z._@:/+-]{1,64}")
-_UNSAFE = re.compile(rb"[^0-9A-Za-z._@:/+-]")
-_LONGEST_VALUE = 64  # bytes of a value written out in a key; beyond it memory and privacy weigh more than readability
+CHARGE: Entry = (b"genops_phase", b"charge")
+"""An entry of this kind, anywhere, is no part of the path: the descriptor reports what was used (stream-done)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rule:
-    """One limit: what clients are told of it, the shape of its buckets, and its period in seconds."""
+    """One limit: what clients are told of it, how it counts, and how it refuses.
+
+    `meter` is None where the window is a `calendar`'s; `suffix` names either at the end of keys. What is `unlimited`
+    has a meter that nobody asks. A `shadow` rule refuses nothing; of `quota` rules all must be exhausted. `charged`:
+    costs come after the response. The limits named in `replaces` are not met where this one is. Once more than `near`
+    tokens are used, it is near its limit.
+    """
 
     limit: CurrentLimit
-    shape: Shape
-    period: int
+    meter: Meter | None
+    suffix: bytes
+    calendar: Calendar | None = None
+    unlimited: bool = False
+    shadow: bool = False
+    quota: bool = False
+    charged: bool = False
+    refundable: bool = False
+    replaces: frozenset[str] = frozenset()
+    body: bytes | None = None
+    terms: Terms = STRICT
+    near: int = 0
+
+    def meter_at(self, now: int) -> Meter:
+        """What counts at `now` (microseconds of the wall clock)."""
+        if self.meter is not None:
+            return self.meter
+        if self.calendar is None:
+            raise TypeError("a rule without a meter needs a calendar")
+        return self.calendar.window(now, self.limit.requests_per_unit)
+
+
+class Met(NamedTuple):
+    """One limit that a descriptor met, and the key of its bucket."""
+
+    rule: Rule
+    key: bytes
+
+
+class Match(NamedTuple):
+    """What a descriptor met, at least one limit.
+
+    `series` names it in metrics, part by part, the domain first. `defaulted`: an unknown or missing tier counts as the
+    default one. In the `phase` "charge" the descriptor reports a cost.
+    """
+
+    met: tuple[Met, ...]
+    series: tuple[str, ...]
+    metadata: Mapping[str, Json] | None = None
+    defaulted: bool = False
+    phase: Phase = "request"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Leaf:
+    """The limits of one place in the tree: a template of keys for each of the `rules`, all with the same `holes`.
+
+    `name` is the place's, with dots. `series` are texts, or the numbers of the entries whose key and value are told.
+    """
+
+    rules: tuple[Rule, ...]
+    templates: tuple[bytes, ...]
+    holes: tuple[Hole, ...]
+    series: tuple[str | int, ...]
+    plain: tuple[str, ...] | None
+    """`series` where it is the same for all requests."""
+    metadata: Mapping[str, Json] | None = None
+    defaulted: bool = False
+    name: str = ""
+
+    def met_by(self, entries: Entries, phase: Phase) -> Match:
+        """Fill in what `entries` hold."""
+        holes = self.holes
+        if len(holes) == 1:
+            entry, part = holes[0]
+            values: bytes | tuple[bytes, ...] = written(entries[entry][part])
+        else:
+            values = tuple([written(entries[entry][part]) for entry, part in holes])
+        if len(self.rules) == 1:
+            met: tuple[Met, ...] = (Met(self.rules[0], self.templates[0] % values),)
+        else:
+            met = tuple([Met(*each) for each in zip(self.rules, [one % values for one in self.templates], strict=True)])
+        return Match(met, self.plain or self._told(entries), self.metadata, self.defaulted, phase)
+
+    def _told(self, entries: Entries) -> tuple[str, ...]:
+        return tuple(part if isinstance(part, str) else label(entries[part]) for part in self.series)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Node:
-    """One step of the tree.
+    """One place in the tree. No two of the ways on, exact, by wildcard and by the bare key, lead to the same place.
 
-    `path` is what this step adds to the key; where `takes_value` the entry's own value follows. `defaulted` marks the
-    steps that stand in for an unknown or missing tier.
+    `leaf` is None where there is no limit; such a place `passes` where it leads no further either: it was declared to
+    let one value pass.
     """
 
+    exact: "Mapping[Entry, Node]"
+    wildcards: "Wildcards[Node] | None"
+    bare: "Mapping[bytes, Node]"
+    leaf: Leaf | None = None
+    passes: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Root:
+    """A domain: its name in metrics and in keys, where its paths begin, and whether it is walked back."""
+
+    name: str
     path: bytes
-    takes_value: bool
-    rule: Rule | None = None
-    children: "Mapping[tuple[bytes, bytes | None], Node]" = field(default_factory=dict)
-    defaulted: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Match:
-    """A descriptor met `rule`; its bucket is `key`."""
-
-    rule: Rule
-    key: bytes
-    defaulted: bool
+    node: Node
+    backtracking: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tree:
-    """All rules, by domain. `prefix` starts every key."""
+    """All limits, by domain. `prefix` and `tag` (an entry's key) shape the keys of limits that descriptors bring."""
 
-    domains: Mapping[bytes, Node]
-    prefix: bytes
+    domains: Mapping[bytes, Root]
+    overriding: Callable[[Override], Rule]
+    prefix: str = ""
+    tag: bytes | None = None
+    leaves: Sequence[Leaf] = ()
+    dump: Sequence[str] = ()
 
-    def match(self, domain: bytes, entries: Iterable[tuple[bytes, bytes]]) -> Match | None:
-        """Walk a descriptor's entries. None: it meets no rule, and is not limited."""
-        node = self.domains.get(domain)
-        if node is None:
+    def match(self, domain: bytes, descriptor: Descriptor) -> Match | None:
+        """Find the limits that a descriptor meets. None: there are none."""
+        root = self.domains.get(domain)
+        if root is None:
             return None
-        path = [self.prefix, b":{", node.path]
-        defaulted = False
-        for key, value in entries:
-            node = node.children.get((key, value)) or node.children.get((key, None))
-            if node is None:
+        entries = descriptor.entries
+        phase: Phase = "request"
+        if CHARGE in entries:
+            entries, phase = tuple([entry for entry in entries if entry != CHARGE]), "charge"
+        if descriptor.override is not None:
+            return self._overridden(root, entries, descriptor.override, phase)
+        node = _searched(root.node, entries, 0) if root.backtracking else _walked(root.node, entries)
+        return None if node is None or node.leaf is None else node.leaf.met_by(entries, phase)
+
+    def knows(self, domain: bytes) -> bool:
+        """Whether anything was declared of `domain`."""
+        return domain in self.domains
+
+    def series(self) -> Iterator[tuple[tuple[str, ...], Sequence[Rule]]]:
+        """Yield each series that is the same for all requests, with the limits it stands for."""
+        return ((leaf.plain, leaf.rules) for leaf in self.leaves if leaf.plain is not None)
+
+    def lines(self) -> Iterator[str]:
+        """Yield a line for each limit, as envoyproxy/ratelimit's /rlconfig shows them."""
+        return iter(self.dump)
+
+    def _overridden(self, root: Root, entries: Entries, override: Override, phase: Phase) -> Match:
+        rule = self.overriding(override)
+        tag: Piece | None = next((written(value) for key, value in entries if key == self.tag), None)
+        spelt: Form = form(self.prefix, (root.path, *steps(entries)), tag)
+        key = spelt.ended(rule.suffix) % ()
+        return Match((Met(rule, key),), (root.name, *map(label, entries)), phase=phase)
+
+
+def label(entry: Entry) -> str:
+    """Name an entry in metrics, as envoyproxy/ratelimit joins them; bytes that are no UTF-8 are escaped."""
+    key, value = entry
+    return (b"%b_%b" % entry if value else key).decode("utf-8", "backslashreplace")
+
+
+def _walked(node: Node, entries: Entries) -> Node | None:
+    for entry in entries:
+        found = node.exact.get(entry)
+        if found is None and node.wildcards is not None:
+            found = next(node.wildcards.each(*entry), None)
+        if found is None:
+            found = node.bare.get(entry[0])
+            if found is None:
                 return None
-            path.append(node.path)
-            if node.takes_value:
-                path.append(_written(value))
-            defaulted = defaulted or node.defaulted
-        if node.rule is None:
-            return None
-        path.append(b"}:tb%d" % node.rule.period)
-        return Match(node.rule, b"".join(path), defaulted)
+        node = found
+    return node
 
 
-def _written(value: bytes) -> bytes:
-    """Spell an entry's value in a key so that no two values, and no value and a separator, can be confused."""
-    if _PLAIN.fullmatch(value):
-        return value
-    if len(value) > _LONGEST_VALUE:
-        # Collision-resistant on purpose: who finds two customers of one digest makes one of them pay for the other.
-        return b"~" + blake2b(value, digest_size=16).hexdigest().encode()
-    return _UNSAFE.sub(lambda match: b"%%%02X" % match.group()[0], value)
+def _searched(node: Node, entries: Entries, depth: int) -> Node | None:
+    """The first place that `entries` lead to, of all their ways from `node` on, which limits or passes them.
+
+    Each place is reached in one way only, so that none is tried twice, whatever a client sends.
+    """
+    if depth == len(entries):
+        return node if node.leaf is not None or node.passes else None
+    entry = entries[depth]
+    for way in _ways(node, entry):
+        found = _searched(way, entries, depth + 1)
+        if found is not None:
+            return found
+    return None
 
 
-def tier_tree(domain: str, tiers: Mapping[str, Rule], default_tier: str, anonymous: Rule | None, prefix: str) -> Tree:
-    """Compile tiers to the tree of their domain. Raises KeyError where `default_tier` is not one of `tiers`."""
-    per_tier: dict[tuple[bytes, bytes | None], Node] = {
-        (TIER_KEY, name.encode()): _tier(name, rule) for name, rule in tiers.items()
-    }
-    fallback = per_tier[TIER_KEY, default_tier.encode()]
-    customer = fallback.children[CUSTOMER_KEY, None]
-    children = {
-        **per_tier,
-        (TIER_KEY, None): replace(fallback, defaulted=True),
-        (CUSTOMER_KEY, None): replace(customer, path=fallback.path + customer.path, defaulted=True),
-    }
-    if anonymous is not None:
-        children |= {(key, None): Node(b"|%s=" % key, takes_value=True, rule=anonymous) for key in ADDRESS_KEYS}
-    root = Node(_written(domain.encode()), takes_value=False, children=children)
-    return Tree({domain.encode(): root}, prefix.encode())
-
-
-def _tier(name: str, rule: Rule) -> Node:
-    customer = Node(b"|%s=" % CUSTOMER_KEY, takes_value=True, rule=rule)
-    return Node(
-        b"|%s=%s" % (TIER_KEY, _written(name.encode())), takes_value=False, children={(CUSTOMER_KEY, None): customer}
-    )
+def _ways(node: Node, entry: Entry) -> Iterator[Node]:
+    exact, bare = node.exact.get(entry), node.bare.get(entry[0])
+    if exact is not None:
+        yield exact
+    if node.wildcards is not None:
+        yield from node.wildcards.each(*entry)
+    if bare is not None:
+        yield bare

@@ -33,7 +33,7 @@ _TRACEBACK_LINES = 40
 _SECRETS = re.compile(
     r"eyJ[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*)*"
     r"|(?<![\w-])[\w-]{16,}\.[\w-]{16,}\.[\w-]{16,}"
-    r"|(?P<scheme>\b(?:bearer|basic)\s+)[^\s\"',;]+"
+    r"|(?P<scheme>(?<![A-Za-z0-9])(?:bearer|basic)\s+)[^\s\"',;]+"
     r"|(?P<user>://[^\s/@:]*:)[^\s/]+(?=@)",
     re.IGNORECASE,
 )

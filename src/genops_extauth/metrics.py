@@ -16,6 +16,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 from genops_extauth.cache import CacheStatistics
 from genops_extauth.counting import Counter, Histogram, Reading, Series
+from genops_extauth.limit_counters import LimitCounters
 from genops_extauth.log_sink import LogStatistics
 from genops_extauth.model import Reason
 from genops_extauth.tokens import Statistics
@@ -45,6 +46,17 @@ _STORE_ERRORS = (
     OTHER,
 )
 
+STORE_READINGS = {
+    "outage": "Whether the last request had no answer of the store.",
+    "outage_granted": "Requests granted without the store since the start.",
+    "outage_refused": "Requests refused without the store since the start.",
+    "owed_tokens": "Tokens that are still to be charged or given back to the store.",
+    "charges_lost_tokens": "Tokens that could not be charged for want of memory.",
+    "leased_tokens": "Tokens taken ahead and not used yet.",
+    "denials_repeated": "Refusals repeated without asking the store since the start.",
+}
+"""What `storage.Storage.readings` holds: gauges, by the end of their name."""
+
 # Decisions take from 30 us to a few ms. 20 ms and 200 ms are Envoy's default timeouts for rate limiting and ext_authz,
 # 5 s is Emissary's: how many answers came too late can be read off a bucket.
 _BOUNDS = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 1.0, 5.0)
@@ -65,7 +77,11 @@ class Metrics:
     `wall` is in seconds since the epoch.
     """
 
-    def __init__(self, registry: CollectorRegistry, wall: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, registry: CollectorRegistry, wall: Callable[[], float] = time.time, *, series: int = 10_000
+    ) -> None:
+        self.limits = LimitCounters(series)
+        """What each limit counted, under envoyproxy/ratelimit's names: `limit_exposition`, for it is no collector."""
         self._registry = registry
         self._wall = wall
         self._tiers = self._issuers = frozenset[str]()
@@ -85,7 +101,29 @@ class Metrics:
         self._reloads = self._counter("genops_config_reload", "Reloads of the configuration.", ("result",))
         self._reloads.expect((result,) for result in _RESULTS)
         self._sampled = self._counter("genops_log_sampled", "Log lines left out: there were many of their kind.", ())
+        self._registry.register(
+            Reading(
+                CounterMetricFamily,
+                "genops_rate_limit_series_folded",
+                "Hits counted under another name, as their limit has no series of its own.",
+                (),
+                lambda: {(): self.limits.folded},
+            )
+        )
         self._read_own()
+
+    def watch_store(self, read: Callable[[], Mapping[str, float]]) -> None:
+        """Export what `read` says of what stands before the store: each of its numbers by name."""
+
+        def export(name: str, documentation: str) -> None:
+            self._gauge(f"genops_store_{name}", documentation, (), lambda: {(): read()[name]})
+
+        for name, documentation in STORE_READINGS.items():
+            export(name, documentation)
+
+    def watch_exposure(self, read: Callable[[], Mapping[str, float]]) -> None:
+        """Export what `read` says of each limit: the tokens that all processes may grant in one outage."""
+        self.limits.exposure = read
 
     def configured(self, tiers: Iterable[str], issuers: Iterable[str]) -> None:
         """The names that the configuration knows now. Series of former names stay: a counter must not vanish."""

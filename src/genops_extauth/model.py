@@ -131,36 +131,43 @@ class Denied(_NoTruthValue):
 Verdict = Allowed | Denied
 
 
-@dataclass(frozen=True, slots=True)
-class Descriptor:
+Unit = Literal["second", "minute", "hour", "day", "week", "month", "year"]
+
+
+class Override(NamedTuple):
+    """The limit that a descriptor brings along (envoy RateLimitDescriptor.limit): `requests` per `unit`."""
+
+    requests: int
+    unit: Unit
+
+
+class Descriptor(NamedTuple):
     """One rate limit descriptor: entries in order, as bytes.
 
     `hits` counts how many hits it adds; 0 looks without consuming; None leaves it to the request (envoy
-    RateLimitDescriptor.hits_addend).
+    RateLimitDescriptor.hits_addend). A `refund` gives them back (is_negative_hits).
     """
 
     entries: tuple[tuple[bytes, bytes], ...]
     hits: int | None = None
+    refund: bool = False
+    override: Override | None = None
 
 
-Unit = Literal["second", "minute", "hour", "day", "week", "month", "year"]
-
-
-@dataclass(frozen=True, slots=True)
-class CurrentLimit:
-    """The limit that a descriptor met, as Envoy's RateLimitResponse.RateLimit tells it."""
+class CurrentLimit(NamedTuple):
+    """The limit that a descriptor met, as Envoy's RateLimitResponse.RateLimit tells it; per `periods` units, ours."""
 
     requests_per_unit: int
     unit: Unit
     name: str = ""
+    periods: int = 1
 
 
-@dataclass(frozen=True, slots=True)
-class DescriptorStatus:
+class DescriptorStatus(NamedTuple):
     """The answer for one descriptor. Without a `limit` nothing matched, and it passes.
 
-    `remaining` is in whole hits. `reset` is in whole seconds: until the bucket is full, or where it is `over`, until
-    the refused request would pass (at least 1).
+    `remaining` is in whole hits; of what has no limit on purpose it is `UNLIMITED`. `reset` is in whole seconds: until
+    all is there again, or where it is `over`, until the refused request would pass (at least 1).
     """
 
     over: bool = False
@@ -169,12 +176,51 @@ class DescriptorStatus:
     reset: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Limited(_NoTruthValue):
-    """The answer for a whole rate limit request: over when any descriptor is."""
+UNLIMITED = 2**32 - 1
+"""What envoyproxy/ratelimit says remains of an unlimited descriptor."""
+
+Json = None | bool | float | str | list["Json"] | dict[str, "Json"]
+
+
+class Quota(NamedTuple):
+    """A calendar's quota: of which `unit`, and when the next begins (RFC 3339, in the calendar's time zone)."""
+
+    unit: Unit
+    renews: str
+
+
+class Limited(NamedTuple):
+    """The answer for a whole rate limit request.
+
+    `told` is the place of the status that clients hear of in headers, None where no limit was met. `retry` is in whole
+    seconds, where it is over: when the request could pass. `body` is that of the refusal, where its limit has one of
+    its own; `quota` is the calendar's quota that is exhausted, if it is one. `metadata` is that of the descriptors that
+    passed.
+    """
 
     over: bool
     statuses: tuple[DescriptorStatus, ...]
+    told: int | None = None
+    retry: int = 0
+    body: bytes | None = None
+    quota: Quota | None = None
+    metadata: Mapping[str, Json] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Telling:
+    """What clients hear of their limits: header fields, and the body of a refusal.
+
+    `names` are those of the limit, of what remains, and of the seconds until the reset; where it is empty none is told.
+    `ietf` adds RateLimit and RateLimit-Policy (draft-ietf-httpapi-ratelimit-headers-10). `body` is None for an empty
+    one, "json" for ours, or the text itself. `metadata`: whether the gateway is told what it asked, and of whom.
+    """
+
+    names: tuple[str, ...] = ("x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset")
+    retry_after: bool = True
+    ietf: bool = False
+    body: str | None = "json"
+    metadata: bool = False
 
 
 class Outcome(NamedTuple):

@@ -1,7 +1,7 @@
-"""The small notations of the configuration: durations, rates, addresses, store URLs.
+"""The small notations of the configuration: durations, rates, shares, addresses, paths.
 
 Each function reads one text and returns its value, or raises ValueError whose message says what to write instead. No
-message quotes the text: a store URL can hold a password, and who shows the value decides whether it may be shown.
+message quotes the text: what stands in a wrong place can be a password, and who shows it decides whether it may be.
 """
 
 import re
@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from types import MappingProxyType
 from typing import get_args
-from urllib.parse import unquote
 
 from genops_extauth.model import Unit
 
@@ -36,27 +35,8 @@ _DURATION = re.compile(r"(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9})s)?(?:(\d{1,9
 _DURATION_WEIGHTS = (3600, 60, 1, 0.001)
 _RATE = re.compile(r"(0|[1-9]\d{0,9})/([a-z]+)", re.ASCII)
 _COUNT = re.compile(r"0|[1-9]\d{0,9}", re.ASCII)
+_SHARE = re.compile(r"(\d{1,3}(?:\.\d{1,6})?)(%?)", re.ASCII)
 _TCP = re.compile(r"(?P<host>\[[^\[\]]+\]|[A-Za-z0-9._-]+):(?P<port>0|[1-9]\d{0,4})", re.ASCII)
-_REDIS = re.compile(
-    r"redis://(?:(?P<user>[^:@/?#\s]*)(?::(?P<password>[^@/?#\s]*))?@)?"
-    r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::(?P<port>\d{1,5}))?(?:/(?P<db>\d{1,4})?)?",
-    re.ASCII,
-)
-_UNIX_STORE = re.compile(r"unix://(?P<path>/[^@?#\s]+)(?:\?db=(?P<db>\d{1,4}))?", re.ASCII)
-# What people bring from elsewhere, and what to write instead.
-_OTHER_STORES = (
-    (
-        "rediss:",
-        "TLS to the store is not supported yet: write redis://HOST:PORT and keep the connection on a private network",
-    ),
-    (
-        "redis+sentinel:",
-        "Sentinel is not supported yet: write redis://HOST:PORT of the primary, or of a proxy before it",
-    ),
-    ("redis+cluster:", "Cluster is not supported yet: write redis://HOST:PORT of a single Redis or Valkey"),
-    ("valkey:", "write redis://HOST:PORT; Valkey speaks the same protocol"),
-    ("/", "write unix:// before the path of a socket, for example unix:///run/valkey.sock"),
-)
 
 
 def duration(text: str) -> float:
@@ -75,6 +55,15 @@ def count(text: str) -> int:
     if not _COUNT.fullmatch(text) or int(text) > MAX_REQUESTS:
         raise ValueError(f"must be a whole number from 0 to {MAX_REQUESTS}, without leading zeros, signs or separators")
     return int(text)
+
+
+def share(text: str) -> float:
+    """``10%`` or ``0.1``: from 0 to 1, in at most six decimals."""
+    found = _SHARE.fullmatch(text)
+    value = float(found[1]) / (100 if found[2] else 1) if found else 2.0
+    if value > 1:
+        raise ValueError("write a share from 0% to 100%, for example 10% or 0.1")
+    return value
 
 
 def boolean(text: str) -> bool:
@@ -165,37 +154,6 @@ def listen_address(text: str) -> Address | UnixPath:
     if len(path.encode()) > _MAX_SOCKET_PATH:
         raise ValueError(f"a unix socket's path has at most {_MAX_SOCKET_PATH} bytes: choose a shorter one")
     return UnixPath(path)
-
-
-@dataclass(frozen=True, slots=True)
-class StoreUrl:
-    """Where the store is. `url` holds no password; `password` is what the text had, never shown."""
-
-    url: str
-    password: str | None
-
-
-def store_url(text: str) -> StoreUrl:
-    """``embedded:``, ``redis://[USER[:PASSWORD]@]HOST[:PORT][/DB]``, ``unix:///PATH[?db=N]``, or a bare ``HOST:PORT``.
-
-    The bare form is that of envoyproxy/ratelimit's REDIS_URL.
-    """
-    if text == "embedded:":
-        return StoreUrl(text, None)
-    for start, hint in _OTHER_STORES:
-        if text.startswith(start):
-            raise ValueError(hint)
-    if _UNIX_STORE.fullmatch(text):
-        return StoreUrl(text, None)
-    found = _REDIS.fullmatch(text if "://" in text else f"redis://{text}")
-    if found is None or int(found["port"] or 0) > 65_535:  # noqa: PLR2004 - a port has 16 bits
-        raise ValueError(
-            "not a store: write embedded:, redis://HOST:PORT, unix:///PATH or HOST:PORT; "
-            "in a URL, write the characters @ / ? # of a password as %40 %2F %3F %23"
-        )
-    user = f"{found['user']}@" if found["user"] else ""
-    url = f"redis://{user}{found['host']}:{found['port'] or 6379}/{found['db'] or 0}"
-    return StoreUrl(url, unquote(found["password"]) if found["password"] else None)
 
 
 def exact_path(text: str) -> str:

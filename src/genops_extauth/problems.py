@@ -37,7 +37,7 @@ _LONGEST_HINTED = 64  # characters of a key; none of ours is half as long
 
 # A value is shown where it helps and cannot hurt: short, plain, and not where a secret stands by mistake.
 _HARMLESS = re.compile(r"[A-Za-z0-9 ._/:+,-]{1,60}")
-_NEVER_SHOWN = frozenset({"url", "jwks_uri", "password_file", "public_key_env"})
+_NEVER_SHOWN = frozenset({"url", "jwks_uri", "password_file", "sentinel_password_file", "public_key_env"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ def _findings(details: ErrorDetails, root: type[Section]) -> Iterator[Finding]:
     elif details["input"] is None:
         yield Finding(path, "has no value; write one, or remove the line")
     elif isinstance(cause, ValueError):
-        yield Finding(path, str(cause), quotable=True)
+        yield Finding(path, str(cause), quotable="[key]" not in details["loc"])  # a key's value is not what is wrong
     elif details["type"] == "literal_error":
         yield Finding(path, f"must be {str(context['expected']).replace(chr(39), '')}", quotable=True)
     else:

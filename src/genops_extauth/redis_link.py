@@ -1,158 +1,174 @@
-"""One connection to Redis or Valkey that runs our script, and the only place that knows what Redis can raise.
+"""Connections to Redis or Valkey, and one that runs our script.
 
-It stands on `redis.asyncio.Connection` without the client around it: one script at a time and connection, no pool, no
-health check, no retry. A retry after a connection error could count a request twice, as the script may have run
-before the line broke; only NOSCRIPT is asked again, for then it certainly did not run.
+They stand on `redis.asyncio.Connection` without the client around it: no pool, no health check, no retry. A retry
+after a connection error could count a request twice, as the script may have run before the line broke; only NOSCRIPT
+is asked again, for then it certainly did not run.
 """
 
+import asyncio
 import hashlib
-from collections.abc import Sequence
+import ssl
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from importlib.resources import files
-from typing import Any
-from urllib.parse import ParseResult, parse_qsl, unquote, urlparse
+from typing import Any, NamedTuple
 
 import hiredis
 import redis.exceptions as errors
-from redis.asyncio import Connection, UnixDomainSocketConnection
+from redis.asyncio import Connection, SSLConnection, UnixDomainSocketConnection
 
-from genops_extauth.model import StoreUnavailable
+from genops_extauth.store_address import Host, Target, Tls
 
 _SCRIPT = (files("genops_extauth") / "bucket.lua").read_bytes()
 # EVALSHA names a script by its SHA-1; nothing is secured by it.
 _SHA = hashlib.sha1(_SCRIPT, usedforsecurity=False).hexdigest().encode()
+_ASKING = hiredis.pack_command((b"ASKING",))
 
-FAULTS: tuple[tuple[type[BaseException], str, str], ...] = (
-    (TimeoutError, "timeout", "it did not answer in time; look at its load and the network to it"),
-    (errors.TimeoutError, "timeout", "it did not answer in time; look at its load and the network to it"),
-    (errors.AuthenticationError, "refused", "check the user and password"),
-    (errors.AuthorizationError, "refused", "check the rights of the user"),
-    (errors.ExternalAuthProviderError, "refused", "check the user and password"),
-    (errors.AuthenticationWrongNumberOfArgsError, "refused", "check the user and password"),
-    (errors.NoPermissionError, "refused", "let the user run eval, evalsha, time, mget and set on our keys"),
-    (errors.BusyLoadingError, "loading", "it is reading its data; wait until it has"),
-    (errors.MaxConnectionsError, "unreachable", "raise its maxclients"),
-    (errors.ConnectionError, "unreachable", "check the address, and that it runs"),
-    (OSError, "unreachable", "check the address, and that it runs"),
-    (errors.OutOfMemoryError, "full", "raise its maxmemory; keep maxmemory-policy noeviction"),
-    (errors.ReadOnlyError, "read_only", "it is a replica; use the address of the primary"),
-    (errors.AskError, "cluster", "it is part of a cluster; use a single server"),
-    (errors.TryAgainError, "cluster", "it is part of a cluster; use a single server"),
-    (errors.ClusterError, "cluster", "it is part of a cluster; use a single server"),
-    (errors.ClusterCrossSlotError, "cluster", "it is part of a cluster; use a single server"),
-    (errors.RedisClusterException, "cluster", "it is part of a cluster; use a single server"),
-    (hiredis.HiredisError, "protocol", "what answers there is no Redis; check the address"),
-    (errors.InvalidResponse, "protocol", "what answers there is no Redis; check the address"),
-    (errors.ResponseError, "error", "it must be a Redis from 7.0 on or a Valkey, with scripting"),
-    (errors.RedisError, "error", "the Redis client could not go on"),
-)
-"""What a failure means: exception, kind (bounded: a metric's label), what to do. The first row that fits counts."""
+AnyConnection = Connection | UnixDomainSocketConnection
+Opening = Callable[[], Awaitable[AnyConnection]]
+"""Makes a new connection. Raises what Redis, hiredis and the socket raise."""
 
 
-def kind_of(error: BaseException) -> str | None:
-    """The kind of a foreign failure, or None for what is no failure of the store."""
-    return next((kind for known, kind, _ in FAULTS if isinstance(error, known)), None)
+class Call(NamedTuple):
+    """One run of ``bucket.lua``. `asking`: on a node that is only just taking over the keys' slot (ASK)."""
 
-
-def translated(error: Exception, address: str) -> Exception:
-    """A foreign failure in our words, caused by itself; what is none passes as it is. Redis repeats no password."""
-    for known, kind, advice in FAULTS:
-        if isinstance(error, known):
-            said = f" ({error})" if str(error) else ""
-            outage = StoreUnavailable(f"{kind}: the store {address} cannot be used: {advice}{said}")
-            outage.__cause__ = error
-            return outage
-    return error
+    keys: Sequence[bytes]
+    arguments: Sequence[bytes]
+    asking: bool = False
 
 
 class Link:
-    """One connection, made when first used and again after it broke. `url` may hold a password, `address` does not.
+    """One connection, made by `opening` when first used, and again after it broke; it runs scripts."""
 
-    Raises ValueError for a URL that we do not understand; its message never repeats the URL.
-    """
+    def __init__(self, opening: Opening) -> None:
+        self._opening = opening
+        self._connection: AnyConnection | None = None
+        self._stale = False
 
-    def __init__(self, url: str, *, password: str | None = None) -> None:
-        kind, options, self.address = _parsed(url)
-        if password is not None:
-            options["password"] = password
-        # RESP2 needs no greeting, and without timeouts the connection starts no timers: the caller owns the deadline.
-        self._connection = kind(
-            protocol=2, driver_info=None, socket_timeout=None, socket_connect_timeout=None, **options
-        )
+    async def ready(self) -> bool:
+        """Whether it is connected, as far as can be told without asking."""
+        connection = self._connection
+        if connection is None or self._stale or not connection.is_connected:
+            return False
+        # What the server closed while it was idle (restart, its own timeout) reads as end of file.
+        waiting: bool = await connection.can_read()
+        return not waiting
 
-    def __repr__(self) -> str:
-        return f"Link({self.address})"
+    async def connect(self) -> None:
+        """Connect anew. Raises what Redis, hiredis and the socket raise."""
+        await self.close()
+        self._connection, self._stale = await self._opening(), False
 
-    async def call(self, keys: Sequence[bytes], numbers: bytes) -> bytes:
-        """Run ``bucket.lua``. Raises what Redis, hiredis and the socket raise; cancelling closes the connection."""
-        tail = (str(len(keys)).encode(), *keys, numbers)
-        try:
-            return await self._ask(b"EVALSHA", _SHA, *tail)
-        except errors.NoScriptError:
-            return await self._ask(b"EVAL", _SCRIPT, *tail)
+    async def call(self, calls: Sequence[Call]) -> list[bytes | Exception]:
+        """Run ``bucket.lua``, once for each call, and tell the reply or the error of each. It must be connected.
+
+        Raises what breaks the connection; cancelling closes it.
+        """
+        connection = self._connection
+        if connection is None:
+            raise errors.ConnectionError("not connected")
+        await _send(connection, [_packed(call, b"EVALSHA", _SHA) for call in calls])
+        replies = [await self._reply(connection, call) for call in calls]
+        for number, reply in enumerate(replies):
+            if isinstance(reply, errors.NoScriptError):
+                await _send(connection, [_packed(calls[number], b"EVAL", _SCRIPT)])
+                replies[number] = await self._reply(connection, calls[number])
+        return replies
 
     def distrust(self) -> None:
-        """Connect anew before the next call: another connection to this server just broke."""
-        if self._connection.is_connected:
-            self._connection.mark_for_reconnect()  # type: ignore[no-untyped-call] # redis-py leaves it bare
+        """Connect anew before the next call: another connection to this server just broke, or it is another server."""
+        self._stale = True
 
     async def close(self) -> None:
         """Close the connection, if there is one."""
-        await self._connection.disconnect(nowait=True)
-
-    async def _ask(self, *command: bytes) -> bytes:
-        connection = self._connection
-        # What the server closed while it was idle (restart, its own timeout) reads as end of file: no request is lost.
-        stale = connection.should_reconnect()  # type: ignore[no-untyped-call] # redis-py leaves it bare
-        if connection.is_connected and (stale or await connection.can_read()):
+        connection, self._connection = self._connection, None
+        if connection is not None:
             await connection.disconnect(nowait=True)
-        if not connection.is_connected:
-            await self._connect()
-        packed = hiredis.pack_command(command)  # type: ignore[arg-type] # its stub says: a tuple of one
-        await connection.send_packed_command(packed, check_health=False)
-        reply = await connection.read_response(disable_decoding=True)
-        if not isinstance(reply, bytes):
-            await self.close()
-            raise errors.InvalidResponse(f"a {type(reply).__name__} came where bytes were due")
-        return reply
 
-    async def _connect(self) -> None:
+    async def _reply(self, connection: AnyConnection, call: Call) -> bytes | Exception:
+        if call.asking:
+            await connection.read_response()
         try:
-            await self._connection.connect()  # type: ignore[no-untyped-call] # redis-py leaves it bare
-        except errors.ConnectionError as error:
-            # On a unix socket redis-py dresses a refused password up as a failure to connect.
-            if isinstance(error.__cause__, errors.RedisError):
-                raise error.__cause__ from None
-            raise
+            reply: object = await connection.read_response(disable_decoding=True)
+        except errors.ResponseError as error:
+            return error
+        if isinstance(reply, bytes):
+            return reply
+        await self.close()
+        raise errors.InvalidResponse(f"a {type(reply).__name__} came where bytes were due")
 
 
-def _parsed(url: str) -> tuple[type[Connection] | type[UnixDomainSocketConnection], dict[str, Any], str]:
-    """The connection's class, its arguments, and an address without secrets."""
+async def _send(connection: AnyConnection, commands: Sequence[bytes]) -> None:
     try:
-        parts = urlparse(url if "://" in url else f"redis://{url}")
-        port = parts.port
-    except ValueError:
-        raise ValueError("write the store's URL as redis://host:6379/0, the port from 1 to 65535") from None
-    options: dict[str, Any] = {"db": _database(parts)}
-    if parts.username:
-        options["username"] = unquote(parts.username)
-    if parts.password:
-        options["password"] = unquote(parts.password)
-    if parts.scheme == "unix" and parts.path and not parts.hostname:
-        options["path"] = unquote(parts.path)
-        return UnixDomainSocketConnection, options, f"unix://{options['path']}"
-    if parts.scheme != "redis" or not parts.hostname or parts.netloc.endswith(":"):
-        raise ValueError("write the store's URL as redis://host:6379/0 or unix:///path/to/redis.sock")
-    options["host"], options["port"] = unquote(parts.hostname), 6379 if port is None else port
-    return Connection, options, f"redis://{options['host']}:{options['port']}/{options['db']}"
+        await connection.send_packed_command(commands, check_health=False)
+    except RuntimeError as error:
+        # That is how uvloop puts it that the connection broke a moment ago, and nobody has read of it yet.
+        raise errors.ConnectionError(str(error)) from error
 
 
-def _database(parts: ParseResult) -> int:
-    """From the path of redis://host/0, or ``?db=0``, which is all that a unix URL has room for."""
-    query = dict(parse_qsl(parts.query, keep_blank_values=True))
-    path = "" if parts.scheme == "unix" else parts.path.strip("/")
-    text = query.pop("db", path) or "0"
-    if query or parts.fragment or not text.isdecimal():
-        raise ValueError(
-            "the store's URL may name a database, a number, and nothing else: redis://host:6379/0, unix:///path?db=0"
-        )
-    return int(text)
+def _packed(call: Call, verb: bytes, script: bytes) -> bytes:
+    command = (verb, script, str(len(call.keys)).encode(), *call.keys, *call.arguments)
+    packed: bytes = hiredis.pack_command(command)  # type: ignore[arg-type] # its stub says: a tuple of one
+    return _ASKING + packed if call.asking else packed
+
+
+async def connected(target: Target, host: Host | None = None) -> AnyConnection:
+    """Connect to `target`, or to this `host` of it. Raises what Redis, hiredis and the socket raise."""
+    where = host or (target.hosts[0] if target.path is None else None)
+    login = {"username": target.user or None, "password": target.password, "db": target.database}
+    return await opened(where, target.path, target.tls, login)
+
+
+async def opened(host: Host | None, path: str | None, tls: Tls | None, login: Mapping[str, Any]) -> AnyConnection:
+    """Connect to a host, or to the unix socket at `path`, and log in."""
+    # RESP2 needs no greeting, and without timeouts the connection starts no timers: the caller owns the deadline.
+    options = {**login, "protocol": 2, "driver_info": None, "socket_timeout": None, "socket_connect_timeout": None}
+    connection: AnyConnection
+    if host is None:
+        connection = UnixDomainSocketConnection(path=path or "", **options)
+    elif tls is None:
+        connection = Connection(host=host.name, port=host.port, **options)
+    else:
+        # Files are read: not on the event loop. Anew each time, so that a rotated certificate is the next one's.
+        context = await asyncio.to_thread(_context, tls)
+        connection = _SecureConnection(context, tls.server_name, host=host.name, port=host.port, **options)
+    try:
+        await connection.connect()  # type: ignore[no-untyped-call] # redis-py leaves it bare
+    except errors.ConnectionError as error:
+        await connection.disconnect(nowait=True)
+        raise _behind(error) from None
+    except BaseException:
+        await connection.disconnect(nowait=True)
+        raise
+    return connection
+
+
+def _behind(error: errors.ConnectionError) -> Exception:
+    """What redis-py dresses up as a failure to connect: a failed handshake; on a unix socket a refused password."""
+    for inner in (error.__cause__, error.__context__):
+        if isinstance(inner, errors.RedisError | ssl.SSLError):
+            return inner
+    return error
+
+
+class _SecureConnection(SSLConnection):
+    """`redis.asyncio.SSLConnection` with a context of ours, and with another server name where one is given."""
+
+    def __init__(self, context: ssl.SSLContext, server_name: str | None, **options: Any) -> None:  # noqa: ANN401 - as redis-py
+        super().__init__(**options)
+        self._secured = {"ssl": context, **({"server_hostname": server_name} if server_name else {})}
+
+    def _connection_arguments(self) -> Mapping[str, Any]:
+        return {"host": self.host, "port": self.port, **self._secured}
+
+
+def _context(tls: Tls) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=tls.ca_file)
+        if tls.cert_file is not None:
+            context.load_cert_chain(tls.cert_file, tls.key_file)
+    except OSError as error:
+        raise ssl.SSLError(f"cannot use its files: {error.strerror}") from None
+    if not tls.verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context

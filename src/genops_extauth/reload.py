@@ -5,7 +5,7 @@ into a generation first and then swapped in by one assignment.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +16,8 @@ from genops_extauth.gate import Gate
 from genops_extauth.generations import Generations
 from genops_extauth.settings import Config
 from genops_extauth.telemetry import Telemetry
+
+_Watched = Mapping[Path, frozenset[str]]
 
 
 class Reloader:
@@ -40,6 +42,12 @@ class Reloader:
         self._refused = False
         self._asked = asyncio.Event()
         self._moved = asyncio.Event()
+        self._watching: tuple[_Watched, _Watched] = ({}, {})
+
+    @property
+    def current(self) -> Config:
+        """The configuration in force."""
+        return self._current
 
     def ask(self) -> None:
         """Reload as soon as possible; several asks before that are one."""
@@ -48,7 +56,7 @@ class Reloader:
     async def watch(self) -> None:
         """Reload when asked and when a file changes, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            if self._path is not None:
+            if self._path is not None or self._current.rate_limits.directory is not None:
                 tasks.create_task(self._watch_files())
             while True:
                 await self._asked.wait()
@@ -59,6 +67,8 @@ class Reloader:
                     self._refused = True
                     self._telemetry.failed(error)
                     self._telemetry.reloaded(error="internal error")
+                if await asyncio.to_thread(self._watched) != self._watching:
+                    self._moved.set()
 
     async def reload(self) -> None:
         """Read everything anew, and take it over where it is right. Raises nothing for what the files hold."""
@@ -72,39 +82,65 @@ class Reloader:
             return
         if fixed := config.restart_only(self._started, new):
             self._telemetry.restart_needed(fixed)
-        self._telemetry.configured(new.tiers, [entry.issuer for entry in new.identity.jwt])
-        self._gate.generation = await self._generations.build(new)
-        await self._generations.retire()
+        generation = await self._generations.build(new)
+        self._telemetry.configured(new.tiers, [entry.issuer for entry in new.identity.jwt], generation)
+        # Before anything is waited for: limits that a management server gives meanwhile are compiled with this one.
+        self._gate.generation = generation
         self._current, self._refused = new, False
-        self._moved.set()
         self._telemetry.reloaded()
+        await self._generations.retire()
 
     async def _watch_files(self) -> None:
         """Watch folders, not files: editors and Kubernetes replace a file (and the link to it) rather than write it."""
         while True:
-            files = self._files()
+            self._watching = names, folders = await asyncio.to_thread(self._watched)
             self._moved.clear()
-            names = {file.name for file in files}
-            self.ask()  # What changed while nobody watched is found by looking; a file that did not is passed over.
             try:
-                async for _ in watchfiles.awatch(
-                    *{file.parent for file in files},
-                    watch_filter=partial(_is_ours, names),
-                    recursive=False,
-                    stop_event=self._moved,
-                ):
-                    self.ask()
-            except (OSError, RuntimeError) as error:
-                self._telemetry.not_watched(error)
+                async with asyncio.TaskGroup() as tasks:
+                    tasks.create_task(self._ask_on_change(names, recursive=False))
+                    tasks.create_task(self._ask_on_change(folders, recursive=True))
+                    await asyncio.sleep(0)  # until both watch
+                    self.ask()  # What changed while nobody watched is found by looking; what did not is passed over.
+            except ExceptionGroup as errors:
+                unwatchable, others = errors.split((OSError, RuntimeError))
+                if others is not None or unwatchable is None:
+                    raise
+                self._telemetry.not_watched(unwatchable.exceptions[0])
                 return
 
-    def _files(self) -> set[Path]:
-        path = (self._path or Path()).absolute()
-        named = [entry.keys.public_key_file for entry in self._current.identity.jwt]
-        return {path, *(path.parent / name for name in named if name)}
+    async def _ask_on_change(self, watched: _Watched, *, recursive: bool) -> None:
+        """Watch folders for the names that count in each, none meaning all, until what is to be watched is another."""
+        if not watched:
+            await self._moved.wait()
+            return
+        ours = partial(_is_ours, watched, recursive)
+        async for _ in watchfiles.awatch(*watched, watch_filter=ours, recursive=recursive, stop_event=self._moved):
+            self.ask()
+
+    def _watched(self) -> tuple[_Watched, _Watched]:
+        """Folders with the names in them that count; and folders of which everything counts, all that is below too."""
+        home = (self._path.parent if self._path is not None else Path()).absolute()
+        files = [home / name for entry in self._current.identity.jwt if (name := entry.keys.public_key_file)]
+        files += [self._path.absolute()] if self._path is not None else []
+        directory = self._current.rate_limits.directory
+        whole: dict[Path, frozenset[str]] = {}
+        if directory is not None:
+            folder = home / directory
+            # Whoever deploys by links (`current` to the latest version) swaps one of them, anywhere above the files.
+            files += [folder, *(each for each in folder.parents if each.is_symlink())]
+            whole |= {folder.resolve(): frozenset()} if folder.is_dir() else {}
+        by_folder: dict[Path, frozenset[str]] = {}
+        for file in (each for each in files if each.parent.is_dir()):
+            by_folder[file.parent] = by_folder.get(file.parent, frozenset()) | {file.name}
+        return by_folder, whole
 
 
-def _is_ours(names: set[str], _change: watchfiles.Change, path: str) -> bool:
+def _is_ours(
+    watched: _Watched,
+    recursive: bool,  # noqa: FBT001 - bound by partial
+    _change: watchfiles.Change,
+    changed: str,
+) -> bool:
     """Whether what changed is a file of ours, or the link that Kubernetes swaps (``..data``)."""
-    name = Path(path).name
-    return name in names or name.startswith("..")
+    path = Path(changed)
+    return recursive or path.name in watched.get(path.parent, ()) or path.name.startswith("..")

@@ -1,21 +1,21 @@
 """The sections of the configuration, except identity (`issuers`): each a frozen object that is right in itself."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, PrivateAttr, SecretStr, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
-from genops_extauth import bucket, notation
+from genops_extauth import notation
+from genops_extauth.certificates import CredentialsError, Files, read_credentials
 from genops_extauth.fields import (
     Attribute,
     AttributeValue,
     Boolean,
     CheckError,
-    Count,
+    DnsName,
     Duration,
     ListenAddress,
-    Name,
-    RateText,
     Section,
     TcpAddress,
     between,
@@ -24,13 +24,46 @@ from genops_extauth.fields import (
     setting,
     sources,
 )
-from genops_extauth.sources import SourceError
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 """RFC 9110, 9.3 and RFC 5789, without CONNECT and TRACE, which no gateway routes by path."""
 
 DEFAULT_TIER = "free"
 """The tier of tokens that name none, where the configuration does not say: the GenOps guide's smallest."""
+
+
+def _some_service(names: tuple[str, ...]) -> tuple[str, ...]:
+    if not names:
+        raise ValueError("name at least one service, or leave it out")
+    return distinct(names)
+
+
+class ServerTls(Section):
+    """TLS on the gRPC port. Files are in PEM, relative to this file's folder, and read anew for each connection."""
+
+    cert_file: str = Field(description="Our certificate, followed by those between it and its authority.")
+    key_file: str = Field(description="The key of our certificate.")
+    client_ca_file: str | None = Field(
+        default=None, description="Authorities of clients: who has no certificate of theirs gets no connection."
+    )
+    client_names: Annotated[tuple[DnsName, ...], AfterValidator(distinct)] = Field(
+        default=(), description="DNS names of clients; the calls of others are refused. By default none are."
+    )
+
+    def files(self, folder: Path) -> Files:
+        """Tell where the files are; `folder` is the configuration file's."""
+        client_ca = None if self.client_ca_file is None else folder / self.client_ca_file
+        return Files(folder / self.cert_file, folder / self.key_file, client_ca)
+
+    @model_validator(mode="after")
+    def _usable(self, info: ValidationInfo) -> Self:
+        if self.client_names and self.client_ca_file is None:
+            raise CheckError((("client_names",), "nobody vouches for a name: write client_ca_file too"))
+        try:
+            read_credentials(self.files(sources(info).folder))
+        except CredentialsError as error:
+            raise CheckError(*(((f"{part}_file",), message) for part, message in error.complaints)) from None
+        return self
 
 
 class Server(Section):
@@ -42,8 +75,22 @@ class Server(Section):
     http: TcpAddress = setting(
         notation.tcp_address, "127.0.0.1:8080", "Where probes and Prometheus ask: /healthz, /readyz, /metrics."
     )
+    debug: TcpAddress | None = Field(
+        default=None,
+        description="Where operators ask for /rlconfig and /stats, which may name customers; nowhere by default.",
+    )
+    metrics: TcpAddress | None = Field(
+        default=None, description="A port with what server.http has, for a Prometheus that asks elsewhere."
+    )
+    tls: ServerTls | None = Field(default=None, description="TLS on the gRPC port, which transport: native has not.")
+    json_limits: Boolean = Field(
+        default=False, description="Whether the HTTP port answers rate limit requests at /json, and /healthcheck."
+    )
+    services: Annotated[tuple[Literal["identity", "rate_limits"], ...], AfterValidator(_some_service)] = Field(
+        default=("identity", "rate_limits"), description="What it serves; rate_limits alone needs no identity."
+    )
     transport: Literal["auto", "grpcio", "native"] = Field(
-        default="auto", description="What carries gRPC; auto takes native where it is installed."
+        default="auto", description="What carries gRPC; auto takes native where it is installed, and without TLS."
     )
     # Istio's terminationDrainDuration. Kubernetes sends SIGTERM and takes the address out of the endpoints at the same
     # time; a proxy that has not heard yet still sends requests. Both defaults fit into its 30 s of grace.
@@ -55,9 +102,19 @@ class Server(Section):
     )
 
     @model_validator(mode="after")
-    def _two_ports(self) -> Self:
-        if self.http == self.grpc and self.http.port != 0:
-            raise CheckError((("http",), "server.grpc has this address too; choose another port"))
+    def _ports_apart(self) -> Self:
+        taken: dict[object, str] = {self.grpc: "grpc"}
+        for name in ("http", "debug", "metrics"):
+            address = getattr(self, name)
+            if address is not None and address.port != 0 and address in taken:
+                raise CheckError(((name,), f"server.{taken[address]} has this address too; choose another port"))
+            taken[address] = name
+        return self
+
+    @model_validator(mode="after")
+    def _tls_is_carried(self) -> Self:
+        if self.tls is not None and self.transport == "native":
+            raise CheckError((("transport",), "native has no TLS: write auto or grpcio, or leave server.tls out"))
         return self
 
 
@@ -69,61 +126,6 @@ class Log(Section):
         description="The least that is logged: info has a line for each denial, debug for each decision.",
     )
     format: Literal["json", "console"] = Field(default="json", description="json for collectors, console for people.")
-
-
-def _without_password(text: str) -> str:
-    url = notation.store_url(text)
-    if url.password is not None:
-        raise ValueError("holds a password: put it into store.password_file or REDIS_PASSWORD, and leave it out here")
-    return url.url
-
-
-class Store(Section):
-    """Where buckets are kept."""
-
-    url: Annotated[str, AfterValidator(_without_password)] = Field(
-        default="embedded:",
-        description="embedded: (a Valkey of our own, for one replica), redis://HOST:PORT, unix:///PATH or HOST:PORT.",
-    )
-    # Well over a healthy store's answer. Envoy's own deadline, 20 ms unless its operator says otherwise, comes first.
-    timeout: Annotated[Duration, between("1ms", "10s")] = setting(
-        notation.duration, "100ms", "The longest to wait for the store; the gateway's own deadline wins where earlier."
-    )
-    password_file: str | None = Field(
-        default=None, description="A file that holds the store's password, relative to this file's folder."
-    )
-    key_prefix: Name = Field(default="genops", description="What every key in the store begins with.")
-    _password: SecretStr | None = PrivateAttr(None)
-
-    @property
-    def password(self) -> SecretStr | None:
-        """The password, from the file or the environment; its repr is masked."""
-        return self._password
-
-    @model_validator(mode="after")
-    def _find_password(self, info: ValidationInfo) -> Self:
-        found = dict(sources(info).passwords)
-        if self.password_file is not None:
-            found["store.password_file"] = self._password_of(sources(info).file, self.password_file)
-        if len(found) > 1:
-            raise CheckError((("password_file",), f"{' and '.join(found)} both give a password; keep one"))
-        if found and self.url == "embedded:":
-            where = "name the store here or in REDIS_URL"
-            raise CheckError((("url",), f"{next(iter(found))} gives a password, and embedded: has none; {where}"))
-        self._password = next(iter(found.values()), None)
-        return self
-
-    @staticmethod
-    def _password_of(read: Callable[[str], bytes], name: str) -> SecretStr:
-        try:
-            password = read(name).decode().rstrip("\r\n")
-        except SourceError as error:
-            raise CheckError((("password_file",), f"{error}; it names a file, and is not the password")) from None
-        except UnicodeDecodeError:
-            raise CheckError((("password_file",), "does not hold UTF-8 text")) from None
-        if not password:
-            raise CheckError((("password_file",), "is empty"))
-        return SecretStr(password)
 
 
 class Governance(Section):
@@ -147,41 +149,6 @@ class Governance(Section):
             if name in required:
                 raise CheckError(((name,), "is required too, and a default always satisfies that: keep one of the two"))
         return defaults if "customer_tier" in required else frozen({"customer_tier": DEFAULT_TIER, **defaults})
-
-
-class Limit(Section):
-    """A token bucket."""
-
-    limit: RateText = Field(description="How much comes back: requests per second, minute, hour, day, ... or year.")
-    burst: Count | None = Field(default=None, description="How much fits at once; by default the limit's requests.")
-
-    @property
-    def shape(self) -> bucket.Shape:
-        """The bucket in exact numbers."""
-        return bucket.shape(self.limit.requests, self.limit.period, self.burst)
-
-    @model_validator(mode="after")
-    def _countable(self) -> Self:
-        if self.burst == 0 and self.limit.requests:
-            raise CheckError((("burst",), "a bucket of 0 never admits anything: write 1 or more, or limit: 0/second"))
-        try:
-            _ = self.shape
-        except ValueError as error:
-            raise CheckError((("limit",), str(error))) from None
-        return self
-
-
-class RateLimits(Section):
-    """The rate limit service's answers."""
-
-    domain: Name = Field(default="genops", description="The domain that gateways ask with.")
-    headers: Boolean = Field(default=True, description="Whether to answer with x-ratelimit-* and Retry-After.")
-    # A request a second: one person at work behind an address does not meet it, a scan does.
-    anonymous: Limit = Field(
-        default_factory=lambda: Limit(limit=notation.rate("60/minute")),
-        description="The bucket of each client address (descriptor remote_address), for requests without identity.",
-        json_schema_extra={"default": {"limit": "60/minute"}},
-    )
 
 
 def _method(name: str) -> str:

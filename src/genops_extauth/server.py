@@ -21,6 +21,8 @@ from aiohttp import web
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as grpc_health
 
+from genops_extauth.server_tls import ServerTls
+
 Transport = Literal["grpcio", "native"]
 Handlers = Mapping[str, Mapping[str, "grpc.RpcMethodHandler[bytes, bytes]"]]
 
@@ -56,12 +58,13 @@ def choose_transport(wanted: Literal["auto", "grpcio", "native"]) -> Transport:
 
 
 class GrpcServer:
-    """The gRPC port: the given services, and grpc.health.v1 for each of them."""
+    """The gRPC port: the given services, and grpc.health.v1 for each of them; `tls` on ``grpcio`` only."""
 
-    def __init__(self, handlers: Handlers, address: str, transport: Transport) -> None:
+    def __init__(self, handlers: Handlers, address: str, transport: Transport, tls: ServerTls | None = None) -> None:
         self._address = address
         self.transport = transport
-        self._server = _native_server() if transport == "native" else grpc.aio.server(options=_OPTIONS)
+        self._tls = tls
+        self._server = _native_server() if transport == "native" else _grpcio_server(tls)
         self.health = grpc_health.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self.health, self._server)
         for service, methods in handlers.items():
@@ -76,11 +79,16 @@ class GrpcServer:
         """
         refuse_taken(self._address)
         try:
-            port = self._server.add_insecure_port(self._address)
+            port = self._bind()
         except RuntimeError as error:
             raise ListenError(f"server.grpc: cannot listen on {self._address}: {_TAKEN}") from error
         await self._server.start()
         return self._address if self._address.startswith("unix:") else f"{self._address.rpartition(':')[0]}:{port}"
+
+    def _bind(self) -> int:
+        if self._tls is None:
+            return self._server.add_insecure_port(self._address)
+        return self._server.add_secure_port(self._address, self._tls.credentials())
 
     async def serving(self, service: str, *, serving: bool) -> None:
         """Tell health watchers of a service; without effect once draining."""
@@ -95,10 +103,11 @@ class GrpcServer:
 
 
 class HttpServer:
-    """The HTTP port: health, readiness, metrics."""
+    """An HTTP port, that of a `setting`: health, readiness and metrics, or what operators look at."""
 
-    def __init__(self, application: web.Application, address: str) -> None:
+    def __init__(self, application: web.Application, address: str, setting: str = "server.http") -> None:
         self._address = address
+        self._setting = setting
         self._runner = web.AppRunner(application, access_log=None, handle_signals=False)
 
     async def start(self) -> str:
@@ -108,12 +117,16 @@ class HttpServer:
         try:
             await web.TCPSite(self._runner, host.strip("[]"), int(port), reuse_port=False).start()
         except OSError as error:
-            raise ListenError(f"server.http: cannot listen on {self._address}: {_TAKEN}") from error
+            raise ListenError(f"{self._setting}: cannot listen on {self._address}: {_TAKEN}") from error
         return f"{host}:{self._runner.addresses[0][1]}"
 
     async def stop(self) -> None:
         """Close the port and every connection."""
         await self._runner.cleanup()
+
+
+def _grpcio_server(tls: ServerTls | None) -> grpc.aio.Server:
+    return grpc.aio.server(options=_OPTIONS, interceptors=() if tls is None else tls.interceptors())
 
 
 def _native_server() -> grpc.aio.Server:

@@ -4,17 +4,25 @@
 everybody else calls.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from difflib import get_close_matches
+from fractions import Fraction
 from types import MappingProxyType
 from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, ValidationInfo, model_validator
 
 from genops_extauth import notation
+from genops_extauth.declared import Domain
 from genops_extauth.fields import CheckError, Complaint, Name, Section, frozen, sources
 from genops_extauth.issuers import Identity, conflicts
-from genops_extauth.sections import DEFAULT_TIER, Governance, Limit, Log, RateLimits, Route, Server, Store
+from genops_extauth.limit_compiler import LimitsError, compile_tree
+from genops_extauth.limit_rules import Settings
+from genops_extauth.limit_sections import Limit, RateLimits
+from genops_extauth.limits import Tree
+from genops_extauth.sections import DEFAULT_TIER, Governance, Log, Route, Server
+from genops_extauth.store_sections import Store
+from genops_extauth.tiers import Tiers
 
 _NOBODY = (
     "there is nobody to believe: write one issuer with its audiences and keys here, or set JWT_PUBLIC_KEY, "
@@ -57,6 +65,29 @@ class Config(Section):
         """
         return self.governance.defaults.get("customer_tier") or min(self.tiers, key=self._pace)
 
+    @property
+    def tiers_rule(self) -> bool:
+        """Whether `tiers` limit anybody: where other limits are given, only if they are written down beside them."""
+        limits = self.rate_limits
+        return "tiers" in self.model_fields_set or (limits.directory is None and limits.xds is None)
+
+    def tree(self, given: Iterable[Domain] = ()) -> Tree:
+        """Compile all limits, those that a management server has `given` too. Raises `LimitsError`."""
+        limits, outage = self.rate_limits, self.store.outage
+        tiers = {name: limit.declared(name) for name, limit in self.tiers.items()}
+        anonymous = limits.anonymous.declared("anonymous")
+        return compile_tree(
+            [*limits.domains, *given],
+            Settings(
+                prefix=self.store.key_prefix,
+                tag=self.store.hash_tag,
+                near_limit_ratio=limits.near_limit_ratio,
+                allowance_share=Fraction(outage.allowance).limit_denominator(1_000_000),
+                open_after=outage.then == "open",
+            ),
+            Tiers(limits.domain, tiers, self.default_tier, anonymous) if self.tiers_rule else None,
+        )
+
     def _pace(self, tier: str) -> tuple[float, int, str]:
         limit = self.tiers[tier].limit
         return limit.requests / limit.period, limit.requests, tier
@@ -71,7 +102,7 @@ class Config(Section):
 
 
 def _somebody_to_believe(config: Config) -> Iterator[Complaint]:
-    if not config.identity.jwt:
+    if not config.identity.jwt and "identity" in config.server.services:
         yield ("identity", "jwt"), _NOBODY
 
 
@@ -101,6 +132,15 @@ def _default_tier_exists(config: Config) -> Iterator[Complaint]:
         yield ("governance", "defaults", "customer_tier"), f"{_no_tier(tier, config)}; {hint}"
 
 
+def _limits_compile(config: Config) -> Iterator[Complaint]:
+    if config.governance.defaults.get("customer_tier") not in (None, *config.tiers):
+        return  # Told already; there is no default tier to compile.
+    try:
+        config.tree()
+    except LimitsError as error:
+        yield ("rate_limits", "directory"), str(error)
+
+
 def _no_tier(name: str, config: Config) -> str:
     close = get_close_matches(name, config.tiers, n=1)
     hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(config.tiers)}"
@@ -108,10 +148,11 @@ def _no_tier(name: str, config: Config) -> str:
 
 
 _CHECKS: tuple[tuple[frozenset[str], Callable[[Config], Iterator[Complaint]]], ...] = (
-    (frozenset({"identity"}), _somebody_to_believe),
+    (frozenset({"identity", "server"}), _somebody_to_believe),
     (frozenset({"identity"}), _issuers_apart),
     (frozenset({"identity", "governance"}), _required_can_be_had),
     (frozenset({"identity", "tiers"}), _granted_tiers_exist),
     (frozenset({"governance", "tiers"}), _default_tier_exists),
+    (frozenset({"governance", "tiers", "rate_limits", "store"}), _limits_compile),
 )
 """What must hold between sections, with the sections that each check reads."""

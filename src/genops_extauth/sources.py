@@ -6,6 +6,8 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
+from genops_extauth.declared import Domain
+
 MAX_SECRET_BYTES = 64 * 1024
 """Of a key or password file. A PEM key has at most 2 KiB, a certificate seldom 10."""
 
@@ -18,14 +20,16 @@ class SourceError(ValueError):
 class Sources:
     """Where to look. `folder` is the configuration file's: relative paths start there.
 
-    `passwords` are those of the store that the environment holds, by the name of the variable. `ignored` sections are
-    known to be wrong: what other sections say of them is not looked at.
+    `passwords` are those that the environment holds, by setting (``store.password``) and name of the variable.
+    `ignored` sections are known to be wrong: what other sections say of them is not looked at.
     """
 
     folder: Path = field(default_factory=Path)
     environ: Mapping[str, str] = field(default_factory=dict, repr=False)
-    passwords: Mapping[str, SecretStr] = field(default_factory=dict)
+    passwords: Mapping[str, Mapping[str, SecretStr]] = field(default_factory=dict)
     ignored: frozenset[str] = frozenset()
+    domains: tuple[Domain, ...] = ()
+    remarks: tuple[str, ...] = ()
 
     def file(self, name: str) -> bytes:
         """Read a small file. Raises `SourceError`."""

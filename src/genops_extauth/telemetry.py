@@ -12,9 +12,12 @@ from functools import partial
 
 from structlog.typing import FilteringBoundLogger
 
-from genops_extauth.limits import Match
+from genops_extauth.gate import Decided, Generation
+from genops_extauth.journal import Owed
+from genops_extauth.limits import Tree
 from genops_extauth.metrics import Metrics
-from genops_extauth.model import Allowed, Denied, DescriptorStatus, Limited, Outcome, Reason, StoreUnavailable
+from genops_extauth.model import Allowed, CurrentLimit, Denied, Limited, Outcome, Reason, StoreUnavailable
+from genops_extauth.quota import Counted, Modes, refusing
 from genops_extauth.sampler import Sampler
 
 _LEVELS = dict.fromkeys(Reason, logging.INFO) | {
@@ -50,19 +53,23 @@ class Telemetry:
         if self._debug:
             self._write(self._decisions, logging.DEBUG, "check", "allowed", partial(_allowed, outcome, verdict))
 
-    def limited(self, limited: Limited, matches: Sequence[Match | None], seconds: float) -> None:
+    def limited(self, decided: Decided) -> None:
         """Count a rate limit decision, and write a line: of a refusal at info, of a pass at debug."""
-        for match in matches:
+        self._metrics.limits.decided(decided)
+        told, counted = decided.told, decided.counted
+        for match in decided.matches:
             if match is not None and match.defaulted:
                 self._metrics.tier_defaulted()
-        decided = _decisive(limited, matches)
-        self._metrics.limited(decided[0].rule.limit.name if decided else None, seconds, over=limited.over)
-        if decided and (limited.over or self._debug):
-            level, code = (logging.INFO, "over_limit") if limited.over else (logging.DEBUG, "ok")
-            self._write(self._decisions, level, "rate_limit", code, partial(_limited, code, *decided, seconds))
+        decisive = _decisive(told, counted)
+        tier = decisive.met.rule.limit.name if decisive else None
+        self._metrics.limited(tier, decided.seconds, over=told.over)
+        if decisive and (told.over or self._debug):
+            level, code = (logging.INFO, "over_limit") if told.over else (logging.DEBUG, "ok")
+            self._write(self._decisions, level, "rate_limit", code, partial(_limited, code, decided, decisive))
 
     def store_failed(self, error: StoreUnavailable) -> None:
         """Count a decision that the store could not make, and say so, once a second at most."""
+        self._metrics.limits.failed("redis_error")
         # The text begins with the kind of failure.
         self._metrics.store_failed(str(error).partition(":")[0])
         self._write(self._troubles, logging.WARNING, "store_failed", "", lambda: {"detail": str(error)})
@@ -84,14 +91,53 @@ class Telemetry:
     def reloaded(self, *, error: str = "") -> None:
         """Count a reload, and say how it ended. With an `error` the old configuration stays in force."""
         self._metrics.reloaded(good=not error)
+        self._metrics.limits.loaded(good=not error)
         if error:
             self._log.error("config_refused", detail=error, in_force="the former configuration")
         else:
             self._log.info("config_reloaded")
 
-    def configured(self, tiers: Iterable[str], issuers: Iterable[str]) -> None:
+    def configured(self, tiers: Iterable[str], issuers: Iterable[str], generation: Generation) -> None:
         """Learn the names that a configuration knows, before it is in force."""
         self._metrics.configured({*tiers, "anonymous"}, issuers)
+        self.limits_compiled(generation.tree, generation.modes)
+
+    def limits_compiled(self, tree: Tree, modes: Modes) -> None:
+        """Learn the limits that there are, before they are in force."""
+        self._metrics.limits.configured(tree.domains, tree.series(), modes)
+
+    def store_said(self, said: str) -> None:
+        """Say what operators should know of the store: it moved, it is asked no more, it answers again."""
+        self._log.warning("store_changed", detail=said)
+
+    def charges_lost(self, owed: Owed) -> None:
+        """Say what was used and never charged, as the process ends while the store is away."""
+        self._log.error("charges_lost", buckets=owed.keys, charges=owed.charges, refunds=owed.refunds)
+
+    def limits_loaded(self, remarks: Sequence[str]) -> None:
+        """Count the first load of limits, and say what in it may not mean what it says."""
+        self._metrics.limits.loaded(good=True)
+        for remark in remarks:
+            self._log.warning("limit_remark", detail=remark)
+
+    def limits_received(self, version: str, problems: Sequence[str]) -> None:
+        """Count limits that a management server gave; with `problems` those before stay in force."""
+        self._metrics.limits.loaded(good=not problems)
+        if problems:
+            self._log.error("limits_refused", version=version, detail="; ".join(problems), in_force="the limits before")
+        else:
+            self._log.info("limits_received", version=version)
+
+    def limits_lost(self, reason: str, pause: float) -> None:
+        """Say that the management server is away; the limits stay."""
+        self._log.warning("limits_not_watched", detail=reason, again_in=round(pause, 1))
+
+    def certificate_renewed(self, trouble: str) -> None:
+        """Say that connections are secured by new files, or, with a `trouble`, why they are not."""
+        if trouble:
+            self._log.error("certificate_refused", detail=trouble, in_force="the former certificate")
+        else:
+            self._log.info("certificate_renewed")
 
     def store_ended(self, said: str) -> None:
         """Say that the embedded store ended by itself, and is started again, empty: every bucket is full."""
@@ -139,22 +185,25 @@ def _request(outcome: Outcome) -> _Fields:
     return {} if request is None else {"method": request.method, "path": request.path, "host": request.host}
 
 
-def _decisive(limited: Limited, matches: Sequence[Match | None]) -> tuple[Match, DescriptorStatus] | None:
-    """The descriptor that decided: the first that is over, or, where all pass, the first that met a limit."""
-    for match, status in zip(matches, limited.statuses, strict=True):
-        if match is not None and status.over == limited.over:
-            return match, status
-    return None
+def _decisive(told: Limited, counted: Sequence[Counted]) -> Counted | None:
+    """The limit that decided: the first that refused, or, where all passed, the first that was met."""
+    return next(iter(refusing(counted) if told.over else counted), None)
 
 
-def _limited(code: str, match: Match, status: DescriptorStatus, seconds: float) -> _Fields:
-    limit = match.rule.limit
+def _rate(limit: CurrentLimit) -> str:
+    unit = limit.unit if limit.periods == 1 else f"{limit.periods} {limit.unit}s"
+    return f"{limit.requests_per_unit}/{unit}"
+
+
+def _limited(code: str, decided: Decided, decisive: Counted) -> _Fields:
+    limit, level = decisive.met.rule.limit, decisive.level
     return {
         "code": code,
         "tier": limit.name,
-        "limit": f"{limit.requests_per_unit}/{limit.unit}",
-        "remaining": status.remaining,
-        "reset": status.reset,
-        "bucket": match.key.decode("ascii", "backslashreplace"),
-        "seconds": round(seconds, 6),
+        "limit": _rate(limit),
+        "remaining": level.remaining,
+        "reset": level.reset,
+        "bucket": decisive.met.key.decode("ascii", "backslashreplace"),
+        "by": decided.origin.value,
+        "seconds": round(decided.seconds, 6),
     }

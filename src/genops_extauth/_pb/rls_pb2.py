@@ -23,32 +23,35 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
+from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import wrappers_pb2 as google_dot_protobuf_dot_wrappers__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cgenops_extauth/_pb/rls.proto\x12\x0fgenops.wire.rls\x1a\x1egoogle/protobuf/duration.proto\x1a\x1egoogle/protobuf/wrappers.proto\"r\n\x10RateLimitRequest\x12\x0e\n\x06\x64omain\x18\x01 \x01(\x0c\x12\x39\n\x0b\x64\x65scriptors\x18\x02 \x03(\x0b\x32$.genops.wire.rls.RateLimitDescriptor\x12\x13\n\x0bhits_addend\x18\x03 \x01(\r\"\xaa\x01\n\x13RateLimitDescriptor\x12;\n\x07\x65ntries\x18\x01 \x03(\x0b\x32*.genops.wire.rls.RateLimitDescriptor.Entry\x12\x31\n\x0bhits_addend\x18\x03 \x01(\x0b\x32\x1c.google.protobuf.UInt64Value\x1a#\n\x05\x45ntry\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\r\n\x05value\x18\x02 \x01(\x0c\"\xbf\x05\n\x11RateLimitResponse\x12=\n\x0coverall_code\x18\x01 \x01(\x0e\x32\'.genops.wire.rls.RateLimitResponse.Code\x12\x45\n\x08statuses\x18\x02 \x03(\x0b\x32\x33.genops.wire.rls.RateLimitResponse.DescriptorStatus\x12=\n\x17response_headers_to_add\x18\x03 \x03(\x0b\x32\x1c.genops.wire.rls.HeaderValue\x1a\xd4\x01\n\tRateLimit\x12\x19\n\x11requests_per_unit\x18\x01 \x01(\r\x12?\n\x04unit\x18\x02 \x01(\x0e\x32\x31.genops.wire.rls.RateLimitResponse.RateLimit.Unit\x12\x0c\n\x04name\x18\x03 \x01(\t\"]\n\x04Unit\x12\x0b\n\x07UNKNOWN\x10\x00\x12\n\n\x06SECOND\x10\x01\x12\n\n\x06MINUTE\x10\x02\x12\x08\n\x04HOUR\x10\x03\x12\x07\n\x03\x44\x41Y\x10\x04\x12\t\n\x05MONTH\x10\x05\x12\x08\n\x04YEAR\x10\x06\x12\x08\n\x04WEEK\x10\x07\x1a\xe0\x01\n\x10\x44\x65scriptorStatus\x12\x35\n\x04\x63ode\x18\x01 \x01(\x0e\x32\'.genops.wire.rls.RateLimitResponse.Code\x12\x43\n\rcurrent_limit\x18\x02 \x01(\x0b\x32,.genops.wire.rls.RateLimitResponse.RateLimit\x12\x17\n\x0flimit_remaining\x18\x03 \x01(\r\x12\x37\n\x14\x64uration_until_reset\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"+\n\x04\x43ode\x12\x0b\n\x07UNKNOWN\x10\x00\x12\x06\n\x02OK\x10\x01\x12\x0e\n\nOVER_LIMIT\x10\x02\")\n\x0bHeaderValue\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cgenops_extauth/_pb/rls.proto\x12\x0fgenops.wire.rls\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1egoogle/protobuf/wrappers.proto\"r\n\x10RateLimitRequest\x12\x0e\n\x06\x64omain\x18\x01 \x01(\x0c\x12\x39\n\x0b\x64\x65scriptors\x18\x02 \x03(\x0b\x32$.genops.wire.rls.RateLimitDescriptor\x12\x13\n\x0bhits_addend\x18\x03 \x01(\r\"\xfc\x02\n\x13RateLimitDescriptor\x12;\n\x07\x65ntries\x18\x01 \x03(\x0b\x32*.genops.wire.rls.RateLimitDescriptor.Entry\x12\x45\n\x05limit\x18\x02 \x01(\x0b\x32\x36.genops.wire.rls.RateLimitDescriptor.RateLimitOverride\x12\x31\n\x0bhits_addend\x18\x03 \x01(\x0b\x32\x1c.google.protobuf.UInt64Value\x12\x18\n\x10is_negative_hits\x18\x04 \x01(\x08\x1a#\n\x05\x45ntry\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\r\n\x05value\x18\x02 \x01(\x0c\x1ao\n\x11RateLimitOverride\x12\x19\n\x11requests_per_unit\x18\x01 \x01(\r\x12?\n\x04unit\x18\x02 \x01(\x0e\x32\x31.genops.wire.rls.RateLimitResponse.RateLimit.Unit\"\x84\x06\n\x11RateLimitResponse\x12=\n\x0coverall_code\x18\x01 \x01(\x0e\x32\'.genops.wire.rls.RateLimitResponse.Code\x12\x45\n\x08statuses\x18\x02 \x03(\x0b\x32\x33.genops.wire.rls.RateLimitResponse.DescriptorStatus\x12=\n\x17response_headers_to_add\x18\x03 \x03(\x0b\x32\x1c.genops.wire.rls.HeaderValue\x12\x10\n\x08raw_body\x18\x05 \x01(\x0c\x12\x31\n\x10\x64ynamic_metadata\x18\x06 \x01(\x0b\x32\x17.google.protobuf.Struct\x1a\xd4\x01\n\tRateLimit\x12\x19\n\x11requests_per_unit\x18\x01 \x01(\r\x12?\n\x04unit\x18\x02 \x01(\x0e\x32\x31.genops.wire.rls.RateLimitResponse.RateLimit.Unit\x12\x0c\n\x04name\x18\x03 \x01(\t\"]\n\x04Unit\x12\x0b\n\x07UNKNOWN\x10\x00\x12\n\n\x06SECOND\x10\x01\x12\n\n\x06MINUTE\x10\x02\x12\x08\n\x04HOUR\x10\x03\x12\x07\n\x03\x44\x41Y\x10\x04\x12\t\n\x05MONTH\x10\x05\x12\x08\n\x04YEAR\x10\x06\x12\x08\n\x04WEEK\x10\x07\x1a\xe0\x01\n\x10\x44\x65scriptorStatus\x12\x35\n\x04\x63ode\x18\x01 \x01(\x0e\x32\'.genops.wire.rls.RateLimitResponse.Code\x12\x43\n\rcurrent_limit\x18\x02 \x01(\x0b\x32,.genops.wire.rls.RateLimitResponse.RateLimit\x12\x17\n\x0flimit_remaining\x18\x03 \x01(\r\x12\x37\n\x14\x64uration_until_reset\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"+\n\x04\x43ode\x12\x0b\n\x07UNKNOWN\x10\x00\x12\x06\n\x02OK\x10\x01\x12\x0e\n\nOVER_LIMIT\x10\x02\")\n\x0bHeaderValue\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'genops_extauth._pb.rls_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_RATELIMITREQUEST']._serialized_start=113
-  _globals['_RATELIMITREQUEST']._serialized_end=227
-  _globals['_RATELIMITDESCRIPTOR']._serialized_start=230
-  _globals['_RATELIMITDESCRIPTOR']._serialized_end=400
-  _globals['_RATELIMITDESCRIPTOR_ENTRY']._serialized_start=365
-  _globals['_RATELIMITDESCRIPTOR_ENTRY']._serialized_end=400
-  _globals['_RATELIMITRESPONSE']._serialized_start=403
-  _globals['_RATELIMITRESPONSE']._serialized_end=1106
-  _globals['_RATELIMITRESPONSE_RATELIMIT']._serialized_start=622
-  _globals['_RATELIMITRESPONSE_RATELIMIT']._serialized_end=834
-  _globals['_RATELIMITRESPONSE_RATELIMIT_UNIT']._serialized_start=741
-  _globals['_RATELIMITRESPONSE_RATELIMIT_UNIT']._serialized_end=834
-  _globals['_RATELIMITRESPONSE_DESCRIPTORSTATUS']._serialized_start=837
-  _globals['_RATELIMITRESPONSE_DESCRIPTORSTATUS']._serialized_end=1061
-  _globals['_RATELIMITRESPONSE_CODE']._serialized_start=1063
-  _globals['_RATELIMITRESPONSE_CODE']._serialized_end=1106
-  _globals['_HEADERVALUE']._serialized_start=1108
-  _globals['_HEADERVALUE']._serialized_end=1149
+  _globals['_RATELIMITREQUEST']._serialized_start=143
+  _globals['_RATELIMITREQUEST']._serialized_end=257
+  _globals['_RATELIMITDESCRIPTOR']._serialized_start=260
+  _globals['_RATELIMITDESCRIPTOR']._serialized_end=640
+  _globals['_RATELIMITDESCRIPTOR_ENTRY']._serialized_start=492
+  _globals['_RATELIMITDESCRIPTOR_ENTRY']._serialized_end=527
+  _globals['_RATELIMITDESCRIPTOR_RATELIMITOVERRIDE']._serialized_start=529
+  _globals['_RATELIMITDESCRIPTOR_RATELIMITOVERRIDE']._serialized_end=640
+  _globals['_RATELIMITRESPONSE']._serialized_start=643
+  _globals['_RATELIMITRESPONSE']._serialized_end=1415
+  _globals['_RATELIMITRESPONSE_RATELIMIT']._serialized_start=931
+  _globals['_RATELIMITRESPONSE_RATELIMIT']._serialized_end=1143
+  _globals['_RATELIMITRESPONSE_RATELIMIT_UNIT']._serialized_start=1050
+  _globals['_RATELIMITRESPONSE_RATELIMIT_UNIT']._serialized_end=1143
+  _globals['_RATELIMITRESPONSE_DESCRIPTORSTATUS']._serialized_start=1146
+  _globals['_RATELIMITRESPONSE_DESCRIPTORSTATUS']._serialized_end=1370
+  _globals['_RATELIMITRESPONSE_CODE']._serialized_start=1372
+  _globals['_RATELIMITRESPONSE_CODE']._serialized_end=1415
+  _globals['_HEADERVALUE']._serialized_start=1417
+  _globals['_HEADERVALUE']._serialized_end=1458
 # @@protoc_insertion_point(module_scope)

@@ -1,0 +1,118 @@
+import math
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from buckets import NOW, SECOND, calendars, fixed, gaps, sliding, windows
+from genops_extauth.bucket import bucket
+from genops_extauth.hits import Book, Hit
+from genops_extauth.window import CalendarWindow, FixedWindow, SlidingWindow, Used, Window
+
+small = st.integers(0, 2**32 - 1)
+steps = st.lists(st.tuples(gaps, small), max_size=12)
+MINUTE = FixedWindow(10, 60 * SECOND)
+
+
+def granted(window: Window, asked: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """When how much was taken."""
+    book, now, taken = Book(), NOW, []
+    for gap, cost in asked:
+        now += gap
+        if book.transact([Hit(b"a", window, cost)], now).granted:
+            taken.append((now, cost))
+    return taken
+
+
+@given(fixed, steps)
+def test_fixed_window_admits_its_limit_in_each_window(window: FixedWindow, asked: list[tuple[int, int]]) -> None:
+    """In each window, counted from the epoch, exactly what fits into the limit is admitted."""
+    per_window: dict[int, int] = {}
+    for at, cost in granted(window, asked):
+        per_window[at // window.length] = per_window.get(at // window.length, 0) + cost
+    assert all(taken <= window.capacity for taken in per_window.values())
+
+
+@given(sliding, steps)
+def test_sliding_window_weighs_the_window_before(window: SlidingWindow, asked: list[tuple[int, int]]) -> None:
+    """What is used, and the share of the window before that the last length still covers, stay within the limit."""
+    per_window: dict[int, int] = {}
+    for at, cost in granted(window, asked):
+        number, share = at // window.length, (window.length - at % window.length) / window.length
+        per_window[number] = per_window.get(number, 0) + cost
+        weighed = math.ceil(per_window.get(number - 1, 0) * share)
+        assert cost == 0 or per_window[number] + weighed <= window.capacity
+
+
+@given(calendars(), steps)
+def test_calendar_window_admits_its_limit_between_its_edges(
+    window: CalendarWindow, asked: list[tuple[int, int]]
+) -> None:
+    """Before its edge a calendar's window admits its limit, and as much again after it."""
+    taken = granted(window, asked)
+    assert sum(cost for at, cost in taken if at < window.finish) <= window.capacity
+    assert sum(cost for at, cost in taken if at >= window.finish) <= window.capacity
+
+
+shares = st.integers(0, 1_000)
+
+
+@given(windows, st.lists(st.tuples(st.integers(0, 2 * SECOND), shares), max_size=4), shares)
+def test_whoever_waits_passes(window: Window, asked: list[tuple[int, int]], share: int) -> None:
+    """A refused hit that the window can hold fits once its wait is over."""
+    book, now = Book(), NOW
+    for gap, taken in [*asked, (0, 1_000)]:
+        now += gap
+        left = window.level(book.states.get(b"a"), now)  # type: ignore[arg-type] # of its kind
+        book.transact([Hit(b"a", window, left * taken // 1_000)], now)
+    look = Hit(b"a", window, max(1, window.capacity * share // 1_000), look=True)
+    told = book.transact([look], now)
+    assume(window.capacity)
+    assert not told.granted
+    level = told.levels[0]
+    assert level.reset == max(1, -(-level.wait // SECOND))
+    then: Window = window
+    if isinstance(window, CalendarWindow):  # by then whoever reads the calendar has turned the page
+        then = CalendarWindow(window.capacity, window.finish, window.following, window.following + SECOND)
+    assert book.transact([look._replace(meter=then)], now + level.wait).granted
+
+
+@pytest.mark.parametrize(
+    ("window", "used", "at", "left"),
+    [
+        (MINUTE, Used(4, 60 * SECOND), 119 * SECOND, 6),
+        (MINUTE, Used(4, 60 * SECOND), 120 * SECOND, 10),
+        (MINUTE, Used(14, 60 * SECOND), 90 * SECOND, -4),
+        (MINUTE, Used(4, 120 * SECOND), 90 * SECOND, 6),
+        (SlidingWindow(10, 60 * SECOND), Used(4, 60 * SECOND, 6), 60 * SECOND, 0),
+        (SlidingWindow(10, 60 * SECOND), Used(4, 60 * SECOND, 6), 90 * SECOND, 3),
+        (SlidingWindow(10, 60 * SECOND), Used(4, 60 * SECOND, 6), 120 * SECOND, 6),
+        (SlidingWindow(10, 60 * SECOND), Used(4, 60 * SECOND, 6), 150 * SECOND, 8),
+        (SlidingWindow(10, 60 * SECOND), Used(4, 60 * SECOND, 6), 180 * SECOND, 10),
+        (CalendarWindow(10, 0, 60, 120), Used(4, 0), 59, 6),
+        (CalendarWindow(10, 0, 60, 120), Used(4, 0), 60, 10),
+        (CalendarWindow(10, 0, 60, 120), Used(4, 60), 59, 6),
+        (CalendarWindow(10, 60, 120, 180), Used(4, 0), 60, 10),
+    ],
+)
+def test_what_is_left(window: Window, used: Used, at: int, left: int) -> None:
+    """What was used counts in its own window; in a sliding one also, by share, in the next."""
+    assert window.level(used, at) == left
+
+
+def test_changed_limit_keeps_what_was_used() -> None:
+    """A window whose limit was changed goes on from what was used, and so may a bucket that became a window."""
+    book = Book()
+    book.transact([Hit(b"a", MINUTE, 4)], NOW)
+    assert book.transact([Hit(b"a", FixedWindow(20, 60 * SECOND), 1)], NOW).levels[0].remaining == 15
+    assert book.transact([Hit(b"a", FixedWindow(3, 60 * SECOND), 1)], NOW).levels[0].remaining == 0
+    assert bucket(1, 60).kind != MINUTE.kind
+
+
+@given(windows, small, st.integers(0, 10**7))
+def test_clock_that_steps_back_gives_nothing_back(window: Window, cost: int, step: int) -> None:
+    """What was used stays used where the clock steps back, within the window before too."""
+    assume(isinstance(window, FixedWindow | SlidingWindow))
+    book = Book()
+    assume(book.transact([Hit(b"a", window, cost)], NOW).granted)
+    assert window.level(book.states.get(b"a"), NOW - step) <= window.capacity - cost  # type: ignore[arg-type] # of its kind
