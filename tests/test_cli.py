@@ -18,6 +18,7 @@ import yaml
 from click.testing import CliRunner, Result
 from grpc_health.v1 import health_pb2
 
+from certificates import Authority
 from genops_extauth import __version__, cli, demo, health_probe
 from sidecar import KEY, Sidecar, serving, settings, token
 from stores import free_port
@@ -301,6 +302,24 @@ def test_nobody_there_is_said() -> None:
     """Where nobody listens, health says so and exits with 1."""
     result = run("health", "--address", f"127.0.0.1:{free_port()}")
     assert (result.exit_code, result.output) == (1, "UNREACHABLE\n")
+
+
+def test_readiness_is_asked_at_the_http_port(sidecar: Sidecar) -> None:
+    """With --http the HTTP port says whether it is ready, as a probe needs it that TLS keeps out of gRPC."""
+    result = run("health", "--http", sidecar.http)
+    assert (result.exit_code, result.output) == (0, "SERVING\n")
+    for nobody in (f"127.0.0.1:{free_port()}", "127.0.0.1:http"):
+        result = run("health", "--http", nobody)
+        assert (result.exit_code, result.output) == (1, "UNREACHABLE\n")
+
+
+def test_health_is_asked_over_tls(sidecar: Sidecar, place: Path) -> None:
+    """With --ca-file a server that speaks no TLS is not believed; a certificate without its key is an error."""
+    pair, authority = (made := Authority(place)).issue("client"), made.file
+    shown = ("--cert-file", str(pair.certificate))
+    assert asked(sidecar, "--ca-file", str(authority), *shown, "--key-file", str(pair.key)) == (1, "UNREACHABLE\n")
+    result = run("health", *shown)
+    assert (result.exit_code, "give --cert-file and --key-file, or neither" in result.stderr) == (2, True)
 
 
 def test_proxies_are_not_asked(sidecar: Sidecar) -> None:

@@ -90,13 +90,25 @@ def test_the_build_steps_make_a_program_that_runs(tmp_path: Path) -> None:
     assert version[1] in said.stdout
     subprocess.run([prefix / "bin" / "python", "-c", "import pygrpc_native"], env={}, check=True)
     assert not (prefix / "bin" / "pip").exists()
+    _stands_in_for_the_reference(prefix / "bin" / "ratelimit", tmp_path)
+
+
+def _stands_in_for_the_reference(command: Path, place: Path) -> None:
+    """What becomes /bin/ratelimit serves as envoyproxy/ratelimit does, wherever it lies, as any user."""
+    copied = shutil.copy(command, place / "elsewhere")
+    (place / "config").mkdir()
+    (place / "config" / "limits.yaml").write_text("domain: shop\ndescriptors: [{key: path, kee: oops}]\n")
+    ended = subprocess.run([copied], env={"RUNTIME_ROOT": str(place)}, capture_output=True, text=True, check=False)
+    assert (ended.returncode, "limits.yaml:2" in ended.stderr) == (2, True), ended.stderr
+    assert command.stat().st_mode & 0o777 == 0o755
 
 
 def test_both_stages_have_the_same_python() -> None:
     """The environment runs on the python that made it: both stages start from one image of Debian."""
     (build_from,), (image_from,) = of(BUILD, "FROM"), of(IMAGE, "FROM")
     assert build_from.split()[0] == image_from == "python:3.11-slim"
-    assert of(IMAGE, "COPY") == [f"--from={build_from.split()[-1]} {PREFIX} {PREFIX}"]
+    built = f"--from={build_from.split()[-1]}"
+    assert of(IMAGE, "COPY") == [f"{built} {PREFIX} {PREFIX}", f"{built} {PREFIX}/bin/ratelimit /usr/bin/ratelimit"]
     assert of(IMAGE, "RUN") == []
 
 
@@ -105,7 +117,7 @@ def test_nothing_runs_through_a_shell() -> None:
     (entry,), (command,), (check,) = of(IMAGE, "ENTRYPOINT"), of(IMAGE, "CMD"), of(IMAGE, "HEALTHCHECK")
     assert json.loads(entry) == ["genops-extauth"]
     assert json.loads(command)[0] == "serve"
-    assert json.loads(check.partition("CMD ")[2]) == ["genops-extauth", "health"]
+    assert json.loads(check.partition("CMD ")[2]) == ["genops-extauth", "health", "--http", "127.0.0.1:8080"]
     assert of(IMAGE, "STOPSIGNAL") == ["SIGTERM"]
 
 

@@ -8,24 +8,31 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import grpc
 import pytest
 
 from genops_extauth._pb import rls_pb2 as rls
 from sidecar import LIMIT, Sidecar, serving, settings
-from stores import VALKEY, eventually, running
+from stores import VALKEY, Server, eventually, running
 
 PROCESSES, CLIENTS, REQUESTS = 3, 60, 50
 """Each client sends as many requests one after another, spread over all processes: 3,000 in all."""
 
+OK = rls.RateLimitResponse.OK
 BURST, PER_SECOND = 300, 100
 
-TIERS = {
+TIERS: dict[str, dict[str, Any]] = {
     "quick": {"limit": f"{PER_SECOND}/second", "burst": BURST},
     "slow": {"limit": "10/day", "burst": BURST},
     "free": {"limit": "1/day"},
 }
+
+
+def configuration(store: Server, lease: int) -> dict[str, Any]:
+    tiers = {name: {**tier, "lease": lease} for name, tier in TIERS.items()}
+    return settings(server={"transport": "native"}, log={"level": "info"}, store={"url": store.url}, tiers=tiers)
 
 
 @pytest.fixture(scope="module", params=[0, 40], ids=["asked", "leased"])
@@ -33,10 +40,7 @@ def sidecars(request: pytest.FixtureRequest) -> Iterator[list[Sidecar]]:
     """As many sidecars of one store; in the second case they take tokens ahead."""
     with contextlib.ExitStack() as stack:
         store = stack.enter_context(running(VALKEY))
-        tiers = {name: {**tier, "lease": request.param} for name, tier in TIERS.items()}
-        configured = settings(
-            server={"transport": "native"}, log={"level": "warning"}, tiers=tiers, store={"url": store.url}
-        )
+        configured = configuration(store, lease=request.param)
         yield [stack.enter_context(serving(configured)) for _ in range(PROCESSES)]
 
 
@@ -76,7 +80,7 @@ async def spend(sidecars: list[Sidecar], tier: str, customer: str) -> Spent:
         for ask in itertools.islice(itertools.cycle(asks), number, number + REQUESTS):
             cost = costs.randint(1, 3)
             answer = rls.RateLimitResponse.FromString(await ask(question(tier, customer, cost), timeout=30))
-            if answer.overall_code == rls.RateLimitResponse.OK:
+            if answer.overall_code == OK:
                 spent.granted += cost
             else:
                 spent.refused += 1
@@ -115,15 +119,12 @@ async def test_every_token_is_granted_or_left(sidecars: list[Sidecar]) -> None:
 def test_a_lease_is_given_back_at_the_end() -> None:
     """What a process holds ahead is in the store again when it has stopped."""
     customer = uuid.uuid4().hex
-    tiers = {"free": {"limit": "10/day", "burst": 1_000, "lease": 50}}
     with running(VALKEY) as store:
-        configured = settings(
-            server={"transport": "native"}, log={"level": "warning"}, tiers=tiers, store={"url": store.url}
-        )
-        with serving(configured) as first:
-            spent = asyncio.run(spend([first], "free", customer))
-            eventually(lambda: held(first, customer), within=30)
-            asked = first.metric("genops_rate_limit_seconds_count")
+        configured = configuration(store, lease=40)
+        with serving(configured) as first, first.calls(LIMIT) as call:
+            granted = 0
+            while not first.metric("genops_store_leased_tokens"):
+                assert rls.RateLimitResponse.FromString(call(question("slow", customer, 1))).overall_code == OK
+                granted += 1
         with serving(configured) as second:
-            assert asked > 0
-            assert left(second, "free", customer) <= 1_000 - spent.granted
+            assert left(second, "slow", customer) == BURST - granted

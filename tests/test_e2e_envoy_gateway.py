@@ -1,4 +1,4 @@
-"""In the place of Envoy Gateway's rate limit service: its environment, limits over xDS, an Envoy, and mTLS with both."""
+"""In the place of Envoy Gateway's rate limit service: its environment, limits over xDS, an Envoy, mTLS with both."""
 
 import asyncio
 import contextlib
@@ -123,7 +123,7 @@ async def test_its_limits_are_what_xds_says(bench: Bench) -> None:
     """Before limits are given all requests pass, then those within; another push changes them, a bad one does not."""
     assert bench.limiter.get(HEALTH) == (200, "OK")
     assert await bench.get(2) == [200, 200]
-    assert bench.limiter.metric('ratelimit_service_total_requests{grpc_method="ShouldRateLimit"}') == 2
+    assert bench.limiter.metric('ratelimit_service_rate_limit_domain_not_found{domain="first-listener"}') == 2
 
     assert await bench.give("1", requests=1, unit="DAY") == "1"
     assert await bench.get(2) == [200, 429]

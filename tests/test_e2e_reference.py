@@ -76,7 +76,7 @@ class Server:
         return {name: int(count) for name, _, count in (line.rpartition(": ") for line in lines)}
 
 
-def faults(case: Case, call: grpc.UnaryUnaryMultiCallable[bytes, bytes], server: Server) -> Iterator[str]:
+def faults(case: Case, call: "grpc.UnaryUnaryMultiCallable[bytes, bytes]", server: Server) -> Iterator[str]:
     """Ask all steps of a case, and say what is not as it should be."""
     for number, step in enumerate(case["steps"]):
         metrics = step["expected"].get("metrics_delta", {})
