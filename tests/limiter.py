@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import grpc
 from envoy_data_plane.envoy.extensions.common.ratelimit.v3 import RateLimitDescriptor, RateLimitDescriptorEntry
@@ -112,6 +112,15 @@ class Limiter(Ports):
         assert self.ended is None, self.errors
         self.listening = self.said("listening")[-1]
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave nothing that runs."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+
     def launch(self) -> None:
         """Start it, and wait for nothing."""
         with self._log.open("ab") as log, self._errors.open("ab") as errors:
@@ -151,11 +160,8 @@ class Limiter(Ports):
 @contextlib.contextmanager
 def limiting(folder: Path, environ: Mapping[str, str], transport: str = "native") -> Iterator[Limiter]:
     """One that runs for as long as the context, and ends well."""
-    limiter = Limiter(folder, environ, transport)
-    try:
+    with Limiter(folder, environ, transport) as limiter:
         limiter.start()
         yield limiter
-    finally:
         if limiter.ended is None:
-            code = limiter.stop()
-            assert code == 0, limiter.errors
+            assert limiter.stop() == 0, limiter.errors

@@ -327,6 +327,7 @@ def test_a_key_file_that_cannot_be_read_is_an_error(folder: Folder) -> None:
         ("tiers: {free: {limit: 5/hour, outage: fail}}", 'tiers.free.outage: "fail": must be open or closed'),
         ("tiers: {free: {limit: 5/hour, outage_allowance: 10%}}", "free.outage_allowance: must be a whole number"),
         ("tiers: {free: {limit: 5/hour, lease: -1}}", 'tiers.free.lease: "-1": must be a whole number from 0 to'),
+        ("tiers: {free: {limit: 5/hour, lease: 6}}", 'tiers.free.lease: "6": must be at most 5, which is all that a'),
         ("tiers: {'a b': {limit: 1/hour}}", 'tiers."a b": a name has'),
         ("tiers: {gold: {limit: 1/hour}}", "governance.defaults.customer_tier: no tier is named free; there are gold"),
         ("governance: {defaults: {customer_tier: fre}}", "no tier is named fre; did you mean free?"),

@@ -11,11 +11,11 @@ import pytest
 
 from ads_server import AdsServer, Stream, ads_server, rate_limit_config
 from certificates import Authority, Pair
-from envoy_gateway import ENVIRONMENT, HEALTH, asking, rule
+from envoy_gateway import DOMAIN, ENVIRONMENT, HEALTH, ROUTE, RULE, asking, rule
 from gateway import Gateway, envoy, upstream
 from genops_extauth.health_probe import ask_health, open_channel
 from limiter import Limiter, limiting
-from sidecar import folder
+from sidecar import TRANSPORTS, folder
 from stores import VALKEY, free_port, running, until
 
 
@@ -159,3 +159,27 @@ async def test_it_says_what_is_missed(bench: Bench) -> None:
     assert bench.limiter.errors.splitlines() == [
         "genops-extauth: PROMETHEUS_MAPPER_YAML: metrics are not renamed here: use metric_relabel_configs of Prometheus"
     ]
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_it_waits_for_its_limits(transport: str) -> None:
+    """Without FORCE_START_WITHOUT_INITIAL_CONFIG it listens once it has limits, and can be stopped before."""
+    with folder() as place, running(VALKEY) as store:
+        async with ads_server() as server:
+            given = {"CONFIG_TYPE": "GRPC_XDS_SOTW", "CONFIG_GRPC_XDS_SERVER_URL": server.address}
+            with Limiter(place, {**given, "REDIS_URL": str(store.path)}, transport) as limiter:
+                limiter.launch()
+                await (await server.stream()).request()
+                assert limiter.said("waiting_for_limits")
+                assert await asyncio.to_thread(limiter.stop) == 0
+                assert not limiter.said("listening")
+
+                starting = asyncio.create_task(asyncio.to_thread(limiter.start))
+                stream = await server.stream()
+                await stream.request()
+                assert not limiter.said("listening")
+                await stream.send("1", rate_limit_config(dict(rule(1, "DAY"))))
+                await starting
+                assert await asyncio.to_thread(limiter.health, "ratelimit") == "SERVING"
+                assert await asyncio.to_thread(limiter.limit_of, DOMAIN, **{ROUTE: ROUTE, RULE: RULE}) == 1
+                assert await asyncio.to_thread(limiter.stop) == 0

@@ -14,7 +14,7 @@ from gateway import Answer, Gateway, Upstream, envoy, limits_only, open_without_
 from genops_extauth._pb import rls_pb2 as rls
 from genops_extauth.grpc_face import AUTHORIZATION, RATE_LIMIT
 from road import Road
-from sidecar import LIMIT, TRANSPORTS, Sidecar, serving, settings, token
+from sidecar import LIMIT, TRANSPORTS, Sidecar, folder, serving, settings, token
 from stores import VALKEY, Server, eventually, free_port, running
 from traffic import traffic
 
@@ -225,8 +225,8 @@ def test_an_outage_is_told(bench: Bench, customer: str) -> None:
         sidecar.metric(name)
         for name in (
             'genops_store_errors_total{kind="unreachable"}',
-            "genops_store_outage_granted",
-            "genops_store_outage_refused",
+            "genops_store_outage_granted_total",
+            "genops_store_outage_refused_total",
         )
     )
     exposed = 'genops_rate_limit_outage_exposure{limit="genops.customer_tier_%s.customer_id"}'
@@ -238,8 +238,8 @@ def test_an_outage_is_told(bench: Bench, customer: str) -> None:
     assert (line["level"], line["consequence"]) == ("error", degraded)
     statuses = [gateway.get(token=token(customer_id=customer, customer_tier="free")).status for _ in range(7)]
     assert statuses == [200] * ALLOWANCE + [429, 429]
-    assert sidecar.metric("genops_store_outage_granted") == granted + ALLOWANCE
-    assert sidecar.metric("genops_store_outage_refused") == refused + 2
+    assert sidecar.metric("genops_store_outage_granted_total") == granted + ALLOWANCE
+    assert sidecar.metric("genops_store_outage_refused_total") == refused + 2
     assert sidecar.metric("genops_store_owed_tokens") == ALLOWANCE
     assert sidecar.metric('genops_store_errors_total{kind="unreachable"}') > failures
     assert [sidecar.health(name) for name in ("", AUTHORIZATION, RATE_LIMIT)] == ["SERVING"] * 3
@@ -251,3 +251,14 @@ def test_an_outage_is_told(bench: Bench, customer: str) -> None:
     eventually(lambda: sidecar.metric("genops_store_owed_tokens") == 0)
     assert bench.left(customer) == BURST - ALLOWANCE
     eventually(lambda: '"rate_limit": "ready"' in sidecar.get("/readyz")[1])
+
+
+def test_what_could_not_be_charged_is_told() -> None:
+    """A process that stops while the store is away ends in time, and says what was granted and never charged."""
+    with folder() as place, serving(settings(store={"url": f"unix://{place / 'nobody'}"}, tiers=TIERS)) as sidecar:
+        with upstream() as service, envoy(service, sidecar.grpc) as gateway:
+            mine = token(customer_id="acme", customer_tier="free")
+            assert [gateway.get(token=mine).status for _ in range(ALLOWANCE + 1)] == [200] * ALLOWANCE + [429]
+        sidecar.stop()
+        (line,) = sidecar.said("charges_lost")
+        assert (line["level"], line["charges"], line["refunds"]) == ("error", ALLOWANCE, 0)

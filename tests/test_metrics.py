@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily
 from prometheus_client.exposition import generate_latest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
@@ -13,6 +14,7 @@ from genops_extauth.counting import Counter, Histogram
 from genops_extauth.limit_exposition import exposition
 from genops_extauth.log_sink import LogStatistics
 from genops_extauth.metrics import STORE_READINGS, KeysNow, Metrics
+from genops_extauth.redis_faults import FAULTS
 from genops_extauth.tokens import Statistics
 
 ISSUER = "https://auth.example.com"
@@ -70,8 +72,18 @@ def test_what_stands_before_the_store(scraped: Scraped) -> None:
     figures = dict.fromkeys(STORE_READINGS, 0.0)
     scraped.metrics.watch_store(lambda: figures)
     figures |= {name: float(place) for place, name in enumerate(STORE_READINGS, 1)}
-    found = {name: scraped.value(f"genops_store_{name}") for name in STORE_READINGS}
-    assert found == figures
+    for name, (kind, _) in STORE_READINGS.items():
+        total = "_total" if kind is CounterMetricFamily else ""
+        assert scraped.value(f"genops_store_{name}{total}") == figures[name]
+
+
+@pytest.mark.parametrize("kind", sorted({"open", "overloaded", "closed", *(kind for _, kind, _ in FAULTS)}))
+def test_every_fault_of_a_store_has_its_kind(scraped: Scraped, kind: str) -> None:
+    """Whatever a store can fail with counts under its own kind, and what it never was under another."""
+    scraped.metrics.store_failed(kind)
+    scraped.metrics.store_failed("never heard of")
+    assert scraped.value("genops_store_errors_total", kind=kind) == 1
+    assert scraped.value("genops_store_errors_total", kind="other") == 1
 
 
 @pytest.mark.parametrize("openmetrics", [True, False])

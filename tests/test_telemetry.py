@@ -321,7 +321,7 @@ def test_reloads(sidecar: Sidecar) -> None:
     sidecar.telemetry.reloaded(error="tiers: two of one name")
     assert sidecar.value("genops_config_last_reload_successful") == 0
     assert sidecar.value("genops_config_last_reload_success_timestamp_seconds") == 100.0
-    sidecar.telemetry.reloaded()
+    sidecar.telemetry.reloaded(remarks=["d.tier: is one bucket"])
     assert sidecar.value("genops_config_last_reload_successful") == 1
     assert sidecar.value("genops_config_last_reload_success_timestamp_seconds") == 200.0
     assert sidecar.value("genops_config_reload_total", result="ok") == 1
@@ -329,6 +329,7 @@ def test_reloads(sidecar: Sidecar) -> None:
     assert [(line["level"], line["event"]) for line in sidecar.lines()] == [
         ("error", "config_refused"),
         ("info", "config_reloaded"),
+        ("warning", "limit_remark"),
     ]
 
 

@@ -1,7 +1,8 @@
 """The composition root: build the graph, start in order, stop in reverse.
 
 Order of start: log, store, keys, gate, ports. Order of stop: health says NOT_SERVING, calls finish, ports close, then
-what they used. A store that cannot be reached keeps nothing from starting: identity works without it.
+what they used. A store that cannot be reached keeps nothing from starting: identity works without it, and limits hold
+within their allowances.
 """
 
 import asyncio

@@ -72,6 +72,9 @@ class Limit(Section):
             _ = self.meter
         except ValueError as error:
             raise CheckError((("limit",), str(error))) from None
+        size = self.limit.requests if self.burst is None else self.burst
+        if self.lease > size:
+            raise CheckError((("lease",), f"must be at most {size}, which is all that a process could take at once"))
         return self
 
 

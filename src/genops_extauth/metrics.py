@@ -35,27 +35,31 @@ _STORE_ERRORS = (
     "timeout",
     "unreachable",
     "refused",
+    "tls",
     "loading",
     "full",
     "read_only",
     "cluster",
     "protocol",
     "error",
+    "open",
     "overloaded",
     "closed",
     OTHER,
 )
 
-STORE_READINGS = {
-    "outage": "Whether the last request had no answer of the store.",
-    "outage_granted": "Requests granted without the store since the start.",
-    "outage_refused": "Requests refused without the store since the start.",
-    "owed_tokens": "Tokens that are still to be charged or given back to the store.",
-    "charges_lost_tokens": "Tokens that could not be charged for want of memory.",
-    "leased_tokens": "Tokens taken ahead and not used yet.",
-    "denials_repeated": "Refusals repeated without asking the store since the start.",
+_Kind = type[CounterMetricFamily | GaugeMetricFamily]
+
+STORE_READINGS: Mapping[str, tuple[_Kind, str]] = {
+    "outage": (GaugeMetricFamily, "Whether the last request had no answer of the store."),
+    "outage_granted": (CounterMetricFamily, "Requests granted without the store."),
+    "outage_refused": (CounterMetricFamily, "Requests refused without the store."),
+    "owed_tokens": (GaugeMetricFamily, "Tokens that are still to be charged or given back to the store."),
+    "charges_lost_tokens": (CounterMetricFamily, "Tokens that could not be charged for want of memory."),
+    "leased_tokens": (GaugeMetricFamily, "Tokens taken ahead and not used yet."),
+    "denials_repeated": (CounterMetricFamily, "Refusals repeated without asking the store."),
 }
-"""What `storage.Storage.readings` holds: gauges, by the end of their name."""
+"""What `storage.Storage.readings` holds, by the end of the metric's name, without a counter's ``_total``."""
 
 # Decisions take from 30 us to a few ms. 20 ms and 200 ms are Envoy's default timeouts for rate limiting and ext_authz,
 # 5 s is Emissary's: how many answers came too late can be read off a bucket.
@@ -115,11 +119,13 @@ class Metrics:
     def watch_store(self, read: Callable[[], Mapping[str, float]]) -> None:
         """Export what `read` says of what stands before the store: each of its numbers by name."""
 
-        def export(name: str, documentation: str) -> None:
-            self._gauge(f"genops_store_{name}", documentation, (), lambda: {(): read()[name]})
+        def export(name: str, kind: _Kind, documentation: str) -> None:
+            self._registry.register(
+                Reading(kind, f"genops_store_{name}", documentation, (), lambda: {(): read()[name]})
+            )
 
-        for name, documentation in STORE_READINGS.items():
-            export(name, documentation)
+        for name, (kind, documentation) in STORE_READINGS.items():
+            export(name, kind, documentation)
 
     def watch_exposure(self, read: Callable[[], Mapping[str, float]]) -> None:
         """Export what `read` says of each limit: the tokens that all processes may grant in one outage."""
@@ -244,6 +250,3 @@ class Metrics:
 
     def _gauge(self, name: str, documentation: str, labels: Series, read: Callable[[], Mapping[Series, float]]) -> None:
         self._registry.register(Reading(GaugeMetricFamily, name, documentation, labels, read))
-
-
-_Kind = type[CounterMetricFamily | GaugeMetricFamily]

@@ -87,7 +87,7 @@ class Reloader:
         # Before anything is waited for: limits that a management server gives meanwhile are compiled with this one.
         self._gate.generation = generation
         self._current, self._refused = new, False
-        self._telemetry.reloaded()
+        self._telemetry.reloaded(remarks=new.rate_limits.remarks)
         await self._generations.retire()
 
     async def _watch_files(self) -> None:

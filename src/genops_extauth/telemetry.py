@@ -88,14 +88,18 @@ class Telemetry:
         else:
             self._log.debug("keys_fetched", issuer=issuer, detail=detail)
 
-    def reloaded(self, *, error: str = "") -> None:
-        """Count a reload, and say how it ended. With an `error` the old configuration stays in force."""
+    def reloaded(self, *, error: str = "", remarks: Sequence[str] = ()) -> None:
+        """Count a reload, and say how it ended. With an `error` the old configuration stays in force.
+
+        `remarks` are about limits that may not mean what they say.
+        """
         self._metrics.reloaded(good=not error)
         self._metrics.limits.loaded(good=not error)
         if error:
             self._log.error("config_refused", detail=error, in_force="the former configuration")
         else:
             self._log.info("config_reloaded")
+            self._remark(remarks)
 
     def configured(self, tiers: Iterable[str], issuers: Iterable[str], generation: Generation) -> None:
         """Learn the names that a configuration knows, before it is in force."""
@@ -117,8 +121,7 @@ class Telemetry:
     def limits_loaded(self, remarks: Sequence[str]) -> None:
         """Count the first load of limits, and say what in it may not mean what it says."""
         self._metrics.limits.loaded(good=True)
-        for remark in remarks:
-            self._log.warning("limit_remark", detail=remark)
+        self._remark(remarks)
 
     def limits_received(self, version: str, problems: Sequence[str]) -> None:
         """Count limits that a management server gave; with `problems` those before stay in force."""
@@ -140,8 +143,9 @@ class Telemetry:
             self._log.info("certificate_renewed")
 
     def store_ended(self, said: str) -> None:
-        """Say that the embedded store ended by itself, and is started again, empty: every bucket is full."""
-        self._log.error("embedded_store_ended", detail=said, consequence="it is started again, with every bucket full")
+        """Say that the embedded store ended by itself, and is started again."""
+        consequence = "it is started again; every bucket is full, unless embedded:/PATH keeps its data"
+        self._log.error("embedded_store_ended", detail=said, consequence=consequence)
 
     def restart_needed(self, settings: Iterable[str]) -> None:
         """Say which changed settings a reload does not take over."""
@@ -150,6 +154,10 @@ class Telemetry:
     def not_watched(self, error: Exception) -> None:
         """Say that changes of the files are not noticed, and what to do after one."""
         self._log.error("config_not_watched", detail=str(error), advice="send SIGHUP after a change")
+
+    def _remark(self, remarks: Sequence[str]) -> None:
+        for remark in remarks:
+            self._log.warning("limit_remark", detail=remark)
 
     def _write(self, sampler: Sampler, level: int, event: str, kind: str, fields: Callable[[], _Fields]) -> None:
         if not self._log.is_enabled_for(level):
