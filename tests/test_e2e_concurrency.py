@@ -26,12 +26,11 @@ BURST, PER_SECOND, LEASE = 300, 100, 40
 TIERS: dict[str, dict[str, Any]] = {
     "quick": {"limit": f"{PER_SECOND}/second", "burst": BURST},
     "slow": {"limit": "10/day", "burst": BURST},
-    "free": {"limit": "1/day"},
 }
 
 
 def configuration(store: Server, lease: int) -> dict[str, Any]:
-    tiers = {name: {**tier, "lease": lease} for name, tier in TIERS.items()}
+    tiers = {"free": {"limit": "1/day"}, **{name: {**tier, "lease": lease} for name, tier in TIERS.items()}}
     return settings(server={"transport": "native"}, log={"level": "info"}, store={"url": store.url}, tiers=tiers)
 
 

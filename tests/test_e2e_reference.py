@@ -66,7 +66,7 @@ class Server:
             with grpc.insecure_channel(f"127.0.0.1:{self.grpc}") as channel:
                 yield channel
         finally:
-            process.terminate()
+            process.kill()  # It has nothing to save, and would serve on for a while.
             process.wait(timeout=20)
 
     def stats(self) -> dict[str, int]:

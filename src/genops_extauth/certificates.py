@@ -48,6 +48,13 @@ class CredentialsError(Exception):
 
 def read_credentials(files: Files, known: Credentials | None = None) -> Credentials:
     """Read all files; what they hold is looked at, unless it is what is `known`. Raises `CredentialsError`."""
+    try:
+        return _read(files, known)
+    except CredentialsError:
+        return _read(files, known)  # A Secret is swapped at one moment: half of each is the past at the second look.
+
+
+def _read(files: Files, known: Credentials | None) -> Credentials:
     found: dict[str, bytes] = {}
     complaints: list[Complaint] = []
     for part in ("cert", "key", "client_ca"):

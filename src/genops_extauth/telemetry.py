@@ -56,6 +56,7 @@ class Telemetry:
     def limited(self, decided: Decided) -> None:
         """Count a rate limit decision, and write a line: of a refusal at info, of a pass at debug."""
         self._metrics.limits.decided(decided)
+        self._metrics.limits.answered(decided.seconds)
         told, counted = decided.told, decided.counted
         for match in decided.matches:
             if match is not None and match.defaulted:
@@ -77,6 +78,7 @@ class Telemetry:
     def failed(self, error: Exception) -> None:
         """Count a defect of ours, and write its traceback, once a second at most."""
         self._metrics.failed()
+        self._metrics.limits.failed("service_error")
         fields: _Fields = {"error": type(error).__name__, "exc_info": error}
         self._write(self._troubles, logging.ERROR, "internal_error", "", lambda: fields)
 
