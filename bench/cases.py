@@ -20,8 +20,8 @@ _GRPC_END = (("content-type", "application/grpc"), ("te", "trailers"))
 _GRPC_OK = ((b":status", b"200"), (b"grpc-status", b"0"))
 _GET = ((":method", "GET"), (":scheme", "http"), (":authority", "api.example.com"), (":path", "/v1/models"))
 
-# RateLimitResponse's first field: overall_code (1, a varint), OK (1).
-_LIMIT_OK = b"\x08\x01"
+# RateLimitResponse's first field: overall_code (1, a varint), OK (1); then a status (2). A duration of 1 s begins alike.
+_LIMIT_OK = b"\x08\x01\x12"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +77,13 @@ def _checks(material: Material) -> Iterator[Case]:
     yield Case("Check, bad token again", refused, lambda: itertools.repeat(bad), _denied(bad), target=0.30)
 
 
+def limit_question() -> Question:
+    """ShouldRateLimit; a right answer says OK."""
+    return _grpc(answers.LIMIT, _LIMIT_OK)
+
+
 def _limits() -> Iterator[Case]:
-    question = _grpc(answers.LIMIT, _LIMIT_OK)
+    question = limit_question()
     one = next(limits("premium", iter(["customer-one"])))
     free = next(limits("free", iter(["customer-free"])))
 

@@ -20,7 +20,14 @@ REPOSITORY = Path(__file__).parent.parent
 MOST = "1000000/second"
 """More than a run can ask, so that one key is never over."""
 
-LEASE = 1_000
+ADMITTED = 5_000
+"""A second, and at once, of the tier in `bench.admission`."""
+
+PREMIUM: Mapping[str, Mapping[str, object]] = {
+    "leases": {"limit": MOST, "lease": 1_000},
+    "admission": {"limit": f"{ADMITTED}/second"},
+    "admission, leased": {"limit": f"{ADMITTED}/second", "lease": 100},
+}
 CLUSTER, SLOTS = 3, 16_384
 UNBATCHED = "from genops_extauth import redis_store, cli; redis_store.BATCH = 1; cli.main()"
 
@@ -147,7 +154,7 @@ def _config(transport: str, address: Address, store: str, key: Path, variant: st
         # More a second than a run can ask, so that one key is never over; and one that a single request uses up.
         "tiers": {
             "free": {"limit": "1/hour"},
-            "premium": {"limit": MOST, "lease": LEASE if variant == "leases" else 0},
+            "premium": PREMIUM.get(variant, {"limit": MOST}),
         },
     }
 

@@ -206,6 +206,9 @@ class Limited(NamedTuple):
     quota: Quota | None = None
     metadata: Mapping[str, Json] | None = None
 
+    def __bool__(self) -> NoReturn:
+        raise TypeError("Limited has no truth value: ask whether it is `over`")
+
 
 @dataclass(frozen=True, slots=True)
 class Telling:
