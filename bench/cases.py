@@ -20,7 +20,7 @@ _GRPC_END = (("content-type", "application/grpc"), ("te", "trailers"))
 _GRPC_OK = ((b":status", b"200"), (b"grpc-status", b"0"))
 _GET = ((":method", "GET"), (":scheme", "http"), (":authority", "api.example.com"), (":path", "/v1/models"))
 
-# RateLimitResponse's first field: overall_code (1, a varint), OK (1); then a status (2). A duration of 1 s begins alike.
+# RateLimitResponse: overall_code (1, a varint), OK (1); then a status (2). A duration of 1 s begins alike.
 _LIMIT_OK = b"\x08\x01\x12"
 
 
