@@ -25,14 +25,14 @@ class Authority:
         self._folder = folder
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = _named(name)
-        self._certificate = _signed(self._name, self._name, self._key, self._key, (), authority=True)
+        self._certificate = _signed(self._name, self._name, self._key, self._key, (), days=30, authority=True)
         self.file = folder / f"{name}.pem"
         self.file.write_bytes(self._certificate.public_bytes(serialization.Encoding.PEM))
 
-    def issue(self, name: str) -> Pair:
-        """A certificate for a host of this name."""
+    def issue(self, name: str, days: int = 1) -> Pair:
+        """A certificate for a host of this name, for so many days from an hour ago on."""
         key = ec.generate_private_key(ec.SECP256R1())
-        certificate = _signed(_named(name), self._name, key, self._key, (name,), authority=False)
+        certificate = _signed(_named(name), self._name, key, self._key, (name,), days=days, authority=False)
         pair = Pair(self._folder / f"{name}.crt", self._folder / f"{name}.key")
         pair.certificate.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
         pair.key.write_bytes(
@@ -54,12 +54,13 @@ def _signed(
     signer: ec.EllipticCurvePrivateKey,
     hosts: tuple[str, ...],
     *,
+    days: int,
     authority: bool,
 ) -> x509.Certificate:
     start = dt.datetime.now(dt.UTC) - dt.timedelta(hours=1)
     builder = x509.CertificateBuilder(subject_name=subject, issuer_name=issuer)
     builder = builder.public_key(key.public_key()).serial_number(x509.random_serial_number())
-    builder = builder.not_valid_before(start).not_valid_after(start + dt.timedelta(days=1))
+    builder = builder.not_valid_before(start).not_valid_after(start + dt.timedelta(days=days))
     builder = builder.add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
     builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
     signing = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key())

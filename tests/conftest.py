@@ -7,6 +7,9 @@ import pytest
 from blockbuster import blockbuster_ctx
 from hypothesis import settings
 
+from memory_store import Clock, MemoryStore
+from stores import SERVERS, VALKEY, Server, running
+
 # The machine may be slow, so no deadline; CI tries the same examples every time: only a change can turn it red.
 settings.register_profile("genops", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("genops")
@@ -29,3 +32,28 @@ def _the_loop_never_blocks() -> Iterator[None]:
             for call in calls:
                 guard.functions[call].can_block_in(file, functions)
         yield
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def store(clock: Clock) -> MemoryStore:
+    """A store in memory, on the `clock`."""
+    return MemoryStore(clock)
+
+
+@pytest.fixture(params=SERVERS)
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    """A server of each kind, to be broken."""
+    with running(request.param) as server:
+        yield server
+
+
+@pytest.fixture
+def valkey() -> Iterator[Server]:
+    """A server to be broken, where one kind will do."""
+    with running(VALKEY) as server:
+        yield server

@@ -19,6 +19,8 @@ Private = RSAPrivateKey | EllipticCurvePrivateKey | Ed25519PrivateKey
 Fault = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Jwk = dict[str, Any]
 
+WELL_KNOWN = "/.well-known/openid-configuration"
+
 
 def public_jwk(private: Private, kid: str, **members: object) -> Jwk:
     """The public half of a key as a JWK with the name `kid`; `members` are added, or replace what is there."""
@@ -41,6 +43,9 @@ class FaultyIssuer:
     """Serves a JWK Set at `url`, or misbehaves: any `Fault` below can be put in `fault`, None is good behaviour.
 
     `requests` are the headers of each request, oldest first. While `gate` is cleared, requests wait at it.
+
+    It describes itself as `name` in a discovery document; `document_fault`, `document_requests` and `document_gate` are
+    that document's, and `said` are members that it has besides, or in place of what it should have.
     """
 
     def __init__(self, jwks: Sequence[Mapping[str, object]] = (), tls: ssl.SSLContext | None = None) -> None:
@@ -49,23 +54,40 @@ class FaultyIssuer:
         self.requests: list[Mapping[str, str]] = []
         self.gate = asyncio.Event()
         self.gate.set()
+        self.said: dict[str, object] = {}
+        self.document_fault: Fault | None = None
+        self.document_requests: list[Mapping[str, str]] = []
+        self.document_gate = asyncio.Event()
+        self.document_gate.set()
         self._tls = tls
         self._arrival = asyncio.Condition()
         self._port = 0
         self._runner: web.AppRunner | None = None
 
     @property
-    def url(self) -> str:
-        return f"{'https' if self._tls else 'http'}://127.0.0.1:{self._port}/jwks.json"
+    def name(self) -> str:
+        return f"{'https' if self._tls else 'http'}://127.0.0.1:{self._port}"
 
-    async def asked(self, times: int) -> None:
-        """Wait until `times` requests have come in, since the start."""
+    @property
+    def url(self) -> str:
+        return f"{self.name}/jwks.json"
+
+    def document(self) -> bytes:
+        """Its discovery document, as it is sent."""
+        said = {"issuer": self.name, "jwks_uri": self.url, "id_token_signing_alg_values_supported": ["RS256", "ES256"]}
+        return json.dumps(said | self.said).encode()
+
+    async def asked(self, times: int, *, documents: int = 0) -> None:
+        """Wait until `times` requests for the keys have come in, and some for the document, since the start."""
         async with self._arrival:
-            await self._arrival.wait_for(lambda: len(self.requests) >= times)
+            await self._arrival.wait_for(
+                lambda: len(self.requests) >= times and len(self.document_requests) >= documents
+            )
 
     async def up(self) -> None:
         """Listen; after `down`, on the same port."""
         app = web.Application()
+        app.router.add_get(WELL_KNOWN, self._describe)
         app.router.add_get("/{path:.*}", self._answer)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
@@ -78,6 +100,15 @@ class FaultyIssuer:
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
+
+    async def _describe(self, request: web.Request) -> web.StreamResponse:
+        async with self._arrival:
+            self.document_requests.append(request.headers)
+            self._arrival.notify_all()
+        await self.document_gate.wait()
+        if self.document_fault is not None:
+            return await self.document_fault(request)
+        return web.Response(body=self.document(), content_type="application/json")
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         async with self._arrival:

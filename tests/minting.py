@@ -1,6 +1,8 @@
 """Key pairs and signed tokens for tests: an issuer in a few lines."""
 
 import base64
+import hashlib
+import hmac
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -11,7 +13,8 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from genops_extauth.keyset import StaticKeys, parse_jwks
+from genops_extauth.keyset import StaticKeys, from_secret, parse_jwks
+from genops_extauth.shared_secrets import from_bytes
 from genops_extauth.tokens import Issuer, KeySource
 
 ISSUER = "https://idp.test/"
@@ -49,6 +52,18 @@ class KeyPair:
         return jwt.get_algorithm_by_name(algorithm or self.algorithm).sign(message, self.private)
 
 
+@dataclass(frozen=True)
+class Shared:
+    """A secret that an issuer shares with whoever checks its tokens."""
+
+    secret: bytes = b"not-a-key-but-64-bytes-that-an-issuer-and-this-gateway-only-have"
+    algorithm: str = "HS256"
+    kid: str = "s1"
+
+    def sign(self, message: bytes, algorithm: str | None = None) -> bytes:
+        return hmac.digest(self.secret, message, getattr(hashlib, f"sha{(algorithm or self.algorithm)[2:]}"))
+
+
 @cache
 def rsa_pair(kid: str = "rsa1", algorithm: str = "RS256", bits: int = 2048) -> KeyPair:
     """Make an RSA pair; the same for the same arguments, for it takes a while."""
@@ -80,7 +95,9 @@ def claims(now: float = NOW, **changes: object) -> dict[str, object]:
     return {name: value for name, value in (said | changes).items() if value is not None}
 
 
-def token(pair: KeyPair, said: Mapping[str, object] | bytes, header: Mapping[str, object] | None = None) -> bytes:
+def token(
+    pair: KeyPair | Shared, said: Mapping[str, object] | bytes, header: Mapping[str, object] | None = None
+) -> bytes:
     """Sign `said`, or bytes in its place; `header` overrides members of the pair's own."""
     stated: dict[str, Any] = {"alg": pair.algorithm, "kid": pair.kid, "typ": "JWT"} | dict(header or {})
     payload = said if isinstance(said, bytes) else json.dumps(said).encode()
@@ -88,9 +105,13 @@ def token(pair: KeyPair, said: Mapping[str, object] | bytes, header: Mapping[str
     return signing_input + b"." + base64url(pair.sign(signing_input))
 
 
-def trusted(keys: KeyPair | KeySource | None = None, **changes: Any) -> Issuer:
-    """Trust the issuer of these tests, with one key pair (by default that of `ed_pair`) or a source of keys."""
+def trusted(keys: KeyPair | Shared | KeySource | None = None, **changes: Any) -> Issuer:
+    """Trust the issuer of these tests, with a key pair (by default that of `ed_pair`), a secret or a source of keys."""
     keys = keys or ed_pair()
+    if isinstance(keys, Shared):
+        secret = from_bytes(keys.secret, {keys.algorithm})
+        changes = {"algorithms": secret.algorithms, **changes}
+        keys = StaticKeys(from_secret(secret))
     source = StaticKeys(parse_jwks(jwks(keys), ALGORITHMS)[0]) if isinstance(keys, KeyPair) else keys
     return replace(Issuer(ISSUER, frozenset({AUDIENCE}), ALGORITHMS, source, ATTRIBUTES), **changes)
 

@@ -45,6 +45,9 @@ OTHERS = [
 ]
 """As `SERVERS`: the oldest and the newest Redis that a package brings along, 6.2 and 8."""
 
+PATIENT = 30.0
+"""A timeout, in seconds, that a working store meets however loaded the machine is."""
+
 
 def eventually(condition: Callable[[], bool], *, within: float = 10.0) -> None:
     """Wait for a condition; fail where it does not come."""

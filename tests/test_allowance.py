@@ -85,12 +85,14 @@ def test_roles_mean_what_they_do_in_the_store(allowances: Allowances) -> None:
     assert granted(allowances, hit(3)) == [True]
 
 
-def test_charges_and_refunds_change_no_allowance(allowances: Allowances) -> None:
-    """What was used before the outage, or was not used after all, is the store's matter."""
+def test_charges_take_and_refunds_do_not_give(allowances: Allowances) -> None:
+    """A charge is never refused, and takes, into debt too; a refund may be of what was taken before the outage."""
+    assert granted(allowances, hit(2, role=Role.CHARGE)) == [True]
+    assert granted(allowances, hit(1, look=True), times=2) == [True, True]
     assert granted(allowances, hit(100, role=Role.CHARGE)) == [True]
-    assert granted(allowances, hit(3)) == [True]
-    assert granted(allowances, hit(3, role=Role.REFUND)) == [True]
-    assert granted(allowances, hit(1)) == [False]
+    assert granted(allowances, hit(100, role=Role.REFUND)) == [True]
+    assert granted(allowances, hit(1, look=True)) == [False]
+    assert granted(allowances, hit(1, look=True), now=100 * SECOND) == [True]
 
 
 def test_open_limits_grant_all_that_could_ever_fit(allowances: Allowances) -> None:

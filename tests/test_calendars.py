@@ -98,10 +98,16 @@ def test_a_window_is_made_once() -> None:
     first, other = calendar.window(instant("2026-01-01T00:00"), 5), calendar.window(instant("2026-01-31T23:59"), 7)
 
     assert calendar.window(instant("2026-01-31T23:59"), 5) is first
+    assert calendar.window(first.start, 5) is first
     assert (first.capacity, other.capacity) == (5, 7)
     assert calendar.window(first.finish, 5).start == first.finish
     assert calendar.window(first.finish, 7).start == first.finish
     assert calendar.window(first.finish - 1, 5) == first
+
+
+def test_a_time_is_said_in_the_zones_words() -> None:
+    """A time is told as the zone's clocks show it, with their distance from UTC (RFC 3339)."""
+    assert Calendar("month", "Europe/Berlin").said(instant("2026-06-30T22:00")) == "2026-07-01T00:00:00+02:00"
 
 
 @pytest.mark.parametrize(("unit", "zone"), [("hour", "UTC"), ("day", "Europe"), ("day", "../etc"), ("day", "Mars/X")])

@@ -1,5 +1,6 @@
 """Certificate files: what fits together, and whose name a certificate has."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 from cryptography.hazmat.primitives.serialization import load_pem_private_key as load
 
 from certificates import Authority
-from genops_extauth.certificates import Credentials, CredentialsError, Files, is_named, read_credentials
+from genops_extauth.certificates import Credentials, CredentialsError, Files, expires, is_named, read_credentials
 
 
 @pytest.fixture
@@ -42,6 +43,14 @@ def test_a_chain_is_one(authority: Authority, files: Files) -> None:
     read_credentials(files)
     files.cert.write_bytes(above + own)
     assert complaints(files) == {"key": "is the key of another certificate; the server's own comes first in cert_file"}
+
+
+def test_a_chain_expires_with_its_first(authority: Authority) -> None:
+    """A chain holds for as long as each of its certificates: whether its own or the authority's ends first."""
+    week, year = (authority.issue(name, days).certificate.read_bytes() for name, days in (("a", 7), ("b", 365)))
+    days = [(expires(pem + authority.file.read_bytes()) - time.time()) / 86_400 for pem in (week, year)]
+
+    assert days == pytest.approx([7, 30], abs=0.1)
 
 
 def test_everything_that_is_wrong_is_told(files: Files, tmp_path: Path) -> None:

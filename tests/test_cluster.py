@@ -5,41 +5,18 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 from redis.crc import key_slot
 
-from genops_extauth.bucket import bucket
 from genops_extauth.cluster import RedisCluster
 from genops_extauth.cluster_map import SLOTS, place
 from genops_extauth.hits import Hit, Origin, Role
 from genops_extauth.model import StoreUnavailable
 from genops_extauth.redis_store import RedisStore
 from genops_extauth.store_address import target
-from stores import REDIS, VALKEY, Server, free_port, recovered, until
+from spending import PLENTY, TOKENS, charge, spent, take
+from stores import PATIENT, SERVERS, VALKEY, Server, free_port, recovered, until
 from topologies import Cluster, clustered, command
 
-PLENTY = bucket(10**6, 10**9)
-"""A million tokens that do not come back within a test."""
 
-PATIENT = 30.0
-
-
-def take(tag: str, cost: int = 1) -> Hit:
-    return Hit(f"genops:{{{tag}}}:tb".encode(), PLENTY, cost)
-
-
-def charge(tag: str, cost: int = 1) -> Hit:
-    return take(tag, cost)._replace(role=Role.CHARGE)
-
-
-async def spent(store: RedisCluster, tag: str) -> int:
-    return 10**6 - (await store.transact([take(tag, 0)._replace(look=True)])).levels[0].remaining
-
-
-BINARIES = [
-    pytest.param(VALKEY, id="valkey"),
-    pytest.param(REDIS, id="redis", marks=pytest.mark.skipif(REDIS is None, reason="install redis-server")),
-]
-
-
-@pytest.fixture(scope="module", params=BINARIES)
+@pytest.fixture(scope="module", params=SERVERS)
 def shared(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     with clustered(request.param) as cluster:
         yield cluster
@@ -76,7 +53,7 @@ async def test_each_request_goes_to_its_node(store: RedisCluster, cluster: Clust
     """Requests of one moment go to the nodes of their slots, a script per slot, and are answered one by one."""
     tags = [f"t{number}" for number in range(200)]
     answers = await asyncio.gather(*(store.transact([take(tag, number)]) for number, tag in enumerate(tags)))
-    assert [answer.levels[0].remaining for answer in answers] == [10**6 - number for number in range(200)]
+    assert [answer.levels[0].remaining for answer in answers] == [TOKENS - number for number in range(200)]
     sizes = [command(node, "DBSIZE") for node in cluster.nodes]
     assert sum(size for size in sizes if isinstance(size, int)) == 199  # a cost of 0 stores nothing
     assert all(sizes)
@@ -91,7 +68,7 @@ async def test_group_in_one_slot_is_atomic(store: RedisCluster) -> None:
     assert not (await store.transact([*hits, hits[0]._replace(cost=10**7)])).granted
     assert store.statistics().scripts == before + 1
     look = [hit._replace(cost=0, look=True) for hit in hits]
-    assert [level.remaining for level in (await store.transact(look)).levels] == [10**6 - 1] * 4
+    assert [level.remaining for level in (await store.transact(look)).levels] == [TOKENS - 1] * 4
 
 
 async def test_group_over_several_slots_takes_all_or_nothing_in_the_end(store: RedisCluster) -> None:
@@ -99,11 +76,11 @@ async def test_group_over_several_slots_takes_all_or_nothing_in_the_end(store: R
     hits = [take("a"), take("b", 2), charge("c", 3)]
     answer = await store.transact(hits)
     assert answer.granted
-    assert [level.remaining for level in answer.levels] == [10**6 - 1, 10**6 - 2, 10**6 - 3]
+    assert [level.remaining for level in answer.levels] == [TOKENS - 1, TOKENS - 2, TOKENS - 3]
     refused = await store.transact([take("a"), charge("c", 3), take("b", 10**7), take("d")])
     assert not refused.granted
     assert [level.fits for level in refused.levels] == [True, True, False, True]
-    assert [level.remaining for level in refused.levels] == [10**6 - 1, 10**6 - 6, 10**6 - 2, 10**6]
+    assert [level.remaining for level in refused.levels] == [TOKENS - 1, TOKENS - 6, TOKENS - 2, TOKENS]
     assert [await spent(store, tag) for tag in "abcd"] == [1, 2, 6, 0]
 
 
@@ -163,14 +140,14 @@ async def test_slot_that_moves_under_load_loses_nothing(store: RedisCluster, clu
     await asyncio.gather(*running)
     await until(lambda: not store.owed())
     look = Hit(b"genops:charged:{a}", PLENTY, 0, look=True)
-    assert 10**6 - (await store.transact([look])).levels[0].remaining == charged
+    assert TOKENS - (await store.transact([look])).levels[0].remaining == charged
     assert await spent(store, "a") == granted
     assert failed == 0
     assert store.usable
     assert store.statistics().opened == 0
 
 
-@pytest.mark.parametrize("binary", BINARIES)
+@pytest.mark.parametrize("binary", SERVERS)
 async def test_failover_is_followed(binary: str) -> None:
     """When a primary dies its requests fail until its replica takes over; others are served meanwhile."""
     with clustered(binary, primaries=3, replicas=1) as cluster:

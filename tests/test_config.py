@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from generated import keys
 from genops_extauth import claims
+from genops_extauth.claim_sections import Claims
 from genops_extauth.config import (
     Address,
     Config,
@@ -31,6 +32,7 @@ from genops_extauth.config import (
 )
 from genops_extauth.fields import Section
 from genops_extauth.problems import UNTRANSLATED
+from genops_extauth.reserved_headers import ATTRIBUTES
 from genops_extauth.store_address import Tls
 from genops_extauth.summary import summary
 from minting import ec_pair, rsa_pair
@@ -118,7 +120,8 @@ def test_the_example_is_complete() -> None:
 def settings_of(annotation: object) -> set[str]:
     if isinstance(annotation, type) and issubclass(annotation, Section):
         fields = annotation.model_fields
-        return set(fields).union(*(settings_of(field.annotation) for field in fields.values()))
+        names = {field.alias or name for name, field in fields.items()}
+        return names.union(*(settings_of(field.annotation) for field in fields.values()))
     return set().union(*map(settings_of, get_args(annotation)))
 
 
@@ -385,7 +388,13 @@ def test_one_wrong_setting(folder: Folder, text: str, problem: str) -> None:
         ({"node_metadata": "a=b"}, "node_metadata: write a mapping here (name: value)"),
         ({"node_metadata": {"a": ["b"]}}, "node_metadata.a: write one value here, not a list or a mapping"),
         ({"headers": {"X-Tenant": "a"}}, "headers.X-Tenant: write it in lower case, not beginning with grpc- nor"),
+        ({"headers": {"": "a"}}, 'headers."": write it in lower case, not beginning with grpc- nor'),
+        ({"headers": {"a b": "a"}}, 'headers."a b": write it in lower case, not beginning with grpc- nor'),
+        ({"headers": {"grpc-timeout": "a"}}, "headers.grpc-timeout: write it in lower case, not beginning with"),
+        ({"headers": {"a-bin": "a"}}, "headers.a-bin: write it in lower case, not beginning with grpc- nor ending"),
         ({"headers": {"x-tenant": "ä"}}, "headers.x-tenant: must be visible ASCII characters and spaces"),
+        ({"headers": {"x-tenant": "a\r\nb"}}, "headers.x-tenant: must be visible ASCII characters and spaces"),
+        ({"headers": {"x-tenant": ""}}, "headers.x-tenant: must be visible ASCII characters and spaces"),
         ({"tls": "1"}, 'tls: "1": write true or false'),
         ({"tls": True, "ca_file": "no.pem"}, 'ca_file: "no.pem": cannot be read: No such file or directory'),
         ({"tls": True, "cert_file": "genops.yaml"}, "key_file: a certificate and its key go together: write both, or"),
@@ -443,7 +452,7 @@ def test_one_source_of_limits(folder: Folder) -> None:
         ({"algorithms": []}, "algorithms: an empty list verifies nothing"),
         ({"algorithms": ["HS256"]}, "HMAC has one secret for both sides"),
         ({"algorithms": ["none"]}, 'algorithms[0]: "none": no such algorithm; there are ES256'),
-        ({"keys": {}}, "keys: write exactly one of jwks_uri, public_key_file, public_key_env"),
+        ({"keys": {}}, "keys: write exactly one of jwks_uri, discovery: true, public_key_file, public_key_env"),
         ({"keys": {"jwks_uri": "https://a/", "public_key_file": "a"}}, "write exactly one of"),
         ({"keys": {"jwks_uri": "http://a/"}}, "the URI is not https"),
         ({"keys": {"jwks_uri": "https://u@a/"}}, "user name or password"),
@@ -460,6 +469,19 @@ def test_one_source_of_limits(folder: Folder) -> None:
         ({"tiers": ["gold"]}, 'tiers[0]: "gold": no tier is named gold; there are free, standard, premium'),
         ({"leeway": "6m"}, "must be from 0s to 5m"),
         ({"customer_prefix": "a b"}, "a prefix has up to 64"),
+        ({"keys": {"discovery": True}}, 'issuer: "i": is to be asked for its keys: '),
+        ({"keys": {"discovery": True, "jwks_uri": "https://a/"}}, "write exactly one of"),
+        ({"profile": "id_token"}, 'profile: "id_token": must be any or access_token'),
+        ({"max_lifetime": "0s"}, 'max_lifetime: "0s": must be from 1s to 8760h'),
+        ({"claims": {"scopes": {"a": "b"}}}, "claims.scopes: write a claim's name"),
+        ({"rules": [{"equals": "a"}]}, "rules[0].claim: "),
+        ({"rules": [{"claim": "a"}]}, "rules[0]: write exactly one of equals, in, contains, matches"),
+        ({"rules": [{"claim": "a", "equals": "b", "in": ["c"]}]}, "write exactly one of equals, in, contains, matches"),
+        ({"rules": [{"claim": "a", "in": []}]}, "rules[0].in: an empty list is never met: name a value"),
+        ({"rules": [{"claim": "a", "in": ["b", "b"]}]}, "rules[0].in: names something twice"),
+        ({"rules": [{"claim": "a", "equals": ["b"]}]}, "rules[0].equals: write one value here"),
+        ({"rules": [{"claim": "a", "matches": "(a"}]}, "rules[0].matches: not a pattern of RE2: missing )"),
+        ({"rules": [{"claim": "a", "matches": r"(a)\1"}]}, "rules[0].matches: not a pattern of RE2: invalid escape"),
     ],
 )  # fmt: skip
 def test_one_wrong_setting_of_an_issuer(folder: Folder, settings: dict[str, Any], problem: str) -> None:
@@ -470,12 +492,12 @@ def test_one_wrong_setting_of_an_issuer(folder: Folder, settings: dict[str, Any]
     assert problem in found
 
 
-def test_jwks_settings_belong_to_a_jwks_uri(folder: Folder) -> None:
+def test_jwks_settings_belong_to_keys_that_are_fetched(folder: Folder) -> None:
     """How keys are fetched is refused beside a key that is not."""
     (folder.path / "k.pem").write_bytes(rsa_pair().public_pem())
     text = issuers(issuer(keys={"public_key_file": "k.pem", "jwks": {}}))
 
-    assert "keys.jwks: is about jwks_uri" in folder.problem(text)
+    assert "keys.jwks: is about keys that are fetched" in folder.problem(text)
 
 
 @pytest.mark.parametrize(("one", "other"), [("", ""), ("", "acme:"), ("acme:", "acme:"), ("acme", "acme:"), ("b", "")])
@@ -508,6 +530,112 @@ def test_issuers_pinned_to_one_key_are_one_signer(folder: Folder) -> None:
     shared = {"keys": {"public_key_file": "k.pem"}}
 
     assert len(folder.load(issuers(issuer("i", **shared), issuer("j", **shared))).identity.jwt) == 2
+
+
+def secret_issuer(name: str = "s", /, **settings: Any) -> str:
+    entry = {"issuer": name, "audiences": ["a"], "secret_env": "HMAC_SECRET", "tiers": ["free"]} | settings
+    return json.dumps({"customer_prefix": f"{name}:"} | entry)
+
+
+def with_secrets(*entries: str) -> str:
+    first = issuer("i", tiers=["free"], customer_prefix="i:")
+    return issuers(first) + "  hmac:\n" + "".join(f"    - {entry}\n" for entry in entries)
+
+
+HMAC = {"HMAC_SECRET": "0123456789abcdef" * 4, "ANOTHER": "fedcba9876543210" * 4, "SHORT": "0123456789abcdef" * 2}
+
+
+def test_claims_profile_rules_and_lifetime(folder: Folder) -> None:
+    """What an issuer's tokens must say is read as it is written: true is a boolean, 42 is text."""
+    entry = folder.load(
+        issuers(
+            issuer(
+                claims={"roles": "realm_access.roles", "scopes": None, "user_id": "sub"},
+                profile="access_token",
+                max_lifetime="24h",
+                rules=[
+                    {"claim": "email_verified", "equals": True},
+                    {"claim": ["https://a/dept"], "in": ["42", "ml"]},
+                    {"claim": "org.groups", "contains": "ml"},
+                    {"claim": "email", "matches": r"[^@]+@example\.com"},
+                ],
+            )
+        )
+    ).identity.jwt[0]
+    good = {"email_verified": True, "https://a/dept": "42", "org": {"groups": ["ml"]}, "email": "a@example.com"}
+    bad = {"email_verified": "true", "https://a/dept": 42, "org": {"groups": "ml"}, "email": "a@example.com.test"}
+
+    assert (entry.claims.roles, entry.claims.scopes) == (("realm_access", "roles"), None)
+    assert entry.claims.paths["user_id"] == ("sub",)
+    assert entry.claims.paths.keys() == {"team", "project", "customer_id", "customer_tier", "cost_center", "user_id"}
+    assert (entry.profile, entry.max_lifetime) == ("access_token", 86_400.0)
+    assert [each.rule.holds(good) for each in entry.rules] == [True] * 4
+    assert [each.rule.holds(bad) for each in entry.rules] == [False] * 4
+
+
+def test_every_attribute_has_a_claim() -> None:
+    """Each governance attribute can come from a token."""
+    assert Claims.model_fields.keys() == {*ATTRIBUTES, "scopes", "roles"}
+
+
+def test_a_secret_is_read_from_a_file_or_the_environment(folder: Folder) -> None:
+    """A secret comes from where the entry says, without the line break at its end, and is never shown."""
+    (folder.path / "secret").write_text(HMAC["ANOTHER"] + "\r\n")
+    text = with_secrets(
+        secret_issuer("s", algorithms=["HS256", "HS512"]), secret_issuer("t", secret_env=None, secret_file="secret")
+    )
+    config = folder.load(text, HMAC)
+    first, second = config.identity.hmac
+
+    assert first.secret.value.decode() == HMAC["HMAC_SECRET"]
+    assert first.secret.algorithms == {"HS256", "HS512"}
+    assert second.secret.value.decode() == HMAC["ANOTHER"]
+    assert not any(secret in f"{config!r} {config}" for secret in HMAC.values())
+
+
+def test_another_secret_is_another_configuration(folder: Folder) -> None:
+    """A changed secret is noticed when the configuration is read again."""
+    text = with_secrets(secret_issuer())
+
+    assert folder.load(text, HMAC) == folder.load(text, HMAC)
+    assert folder.load(text, HMAC) != folder.load(text, HMAC | {"HMAC_SECRET": HMAC["ANOTHER"]})
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"algorithms": ["RS256"]}, 'algorithms[0]: "RS256": a secret is for HS256, HS384, HS512 alone; public keys'),
+        ({"algorithms": ["HS256", "ES256"]}, 'algorithms[1]: "ES256": a secret is for HS256, HS384, HS512 alone'),
+        ({"algorithms": []}, "algorithms: an empty list verifies nothing"),
+        ({"secret_env": None}, "write exactly one of secret_file, secret_env"),
+        ({"secret_file": "a"}, "write exactly one of secret_file, secret_env"),
+        ({"secret_env": "NOBODY"}, "secret_env: the environment variable is not set"),
+        ({"secret_env": "SHORT", "algorithms": ["HS384"]}, "secret_env: shorter than the 48 bytes that HS384 needs"),
+        ({"secret_env": None, "secret_file": "no"}, "secret_file: cannot be read: No such file"),
+        ({"secret_env": "PEM"}, "secret_env: this is a key or a certificate"),
+        ({"secret": "x"}, "secrets do not belong into this file"),
+        ({"keys": {"public_key_env": "PEM"}}, "keys: unknown key"),
+        ({"issuer": "i"}, 'issuer: "i": the same issuer stands in identity.jwt[0]; join the two'),
+        ({"customer_prefix": "i:s:"}, "this issuer could mint the customers of identity.jwt[0]: with several"),
+        ({"customer_prefix": ""}, "this issuer could mint the customers of identity.jwt[0]"),
+        ({"tiers": None}, "tiers: with several issuers write which tiers each may grant"),
+    ],
+)  # fmt: skip
+def test_one_wrong_setting_of_an_issuer_with_a_secret(folder: Folder, settings: dict[str, Any], problem: str) -> None:
+    """A secret that anybody could know, or an issuer that could speak for another, is refused at its entry."""
+    found = folder.problem(with_secrets(secret_issuer(**settings)), HMAC | {"PEM": rsa_pair().public_pem().decode()})
+
+    assert found.startswith("genops.yaml:")
+    assert "identity.hmac[0]" in found
+    assert problem in found
+
+
+def test_a_secret_is_of_one_issuer(folder: Folder) -> None:
+    """Two issuers with one secret could make each other's tokens: the second is refused."""
+    found = folder.problem(with_secrets(secret_issuer("s"), secret_issuer("t")), HMAC)
+
+    assert "identity.hmac[1].secret_env: entry [0] has the same" in found
+    assert not any(secret in found for secret in HMAC.values())
 
 
 def test_everything_wrong_is_told_at_once(folder: Folder) -> None:
@@ -725,6 +853,9 @@ def test_issuers_of_the_environment_that_cannot_be_used(changes: dict[str, str |
         f"identity: {{jwt: [{issuer(keys={'jwks_uri': f'https://u:{SECRET}@a/'})}]}}",
         f"identity: {{jwt: [{issuer(keys={'jwks_uri': f'ftp://a/?key={SECRET}'})}]}}",
         f"identity: {{jwt: [{issuer(keys={'public_key_env': SECRET})}]}}",
+        f"identity: {{hmac: [{secret_issuer(secret_env=SECRET)}]}}",
+        f"identity: {{hmac: [{secret_issuer(secret_env=None, secret_file=SECRET)}]}}",
+        f"identity: {{hmac: [{secret_issuer(secret=SECRET)}]}}",
         f"a: &x [{SECRET}\nb: *y",
         f"store: {{password: *{SECRET}}}",
         f"store: {{password: !{SECRET}}}",

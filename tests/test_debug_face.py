@@ -1,6 +1,6 @@
 import threading
-from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractAsyncContextManager
 
 import aiohttp
 import pytest
@@ -9,23 +9,15 @@ from aiohttp import web
 from counted import Service, limit
 from genops_extauth.debug_face import app
 from genops_extauth.limit_exposition import dotted
+from http_pages import asking
 
 RULES = ("d.key1: unit=SECOND requests_per_unit=50, shadow_mode: false, quota_mode: false", "d.free: é")
 
 
-@asynccontextmanager
-async def serving(
+def serving(
     rules: Iterable[str] = RULES, stats: Mapping[str, int] | None = None
-) -> AsyncIterator[aiohttp.ClientSession]:
-    runner = web.AppRunner(app(lambda: rules, lambda: stats or {}), access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    host, port = runner.addresses[0]
-    try:
-        async with aiohttp.ClientSession(f"http://{host}:{port}") as session:
-            yield session
-    finally:
-        await runner.cleanup()
+) -> AbstractAsyncContextManager[aiohttp.ClientSession]:
+    return asking(app(lambda: rules, lambda: stats or {}))
 
 
 async def test_rules() -> None:

@@ -24,16 +24,6 @@ def hit(key: bytes = b"k", cost: int = 1, meter: Meter = ONE_A_SECOND, **more: A
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def store(clock: Clock) -> MemoryStore:
-    return MemoryStore(clock)
-
-
-@pytest.fixture
 def denials(store: MemoryStore, clock: Clock) -> Denials:
     return Denials(store, clock)
 

@@ -4,7 +4,8 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -12,7 +13,7 @@ import pytest
 from envoy_data_plane.envoy.service.auth.v3 import CheckResponse
 
 import minting
-from faulty_issuer import FaultyIssuer, faulty_issuer
+from faulty_issuer import Fault, FaultyIssuer, answers, faulty_issuer, html
 from gateway import Gateway, envoy, upstream
 from genops_extauth._pb import ext_authz_pb2 as authz
 from minting import KeyPair
@@ -25,9 +26,17 @@ OLD, NEW, NEWEST = (minting.ed_pair(f"key-{number}") for number in range(3))
 PREMIUM = {"customer_tier": "premium", "customer_id": "acme"}
 
 
-def trusting(issuer: FaultyIssuer, transport: str) -> dict[str, Any]:
+def trusting(issuer: FaultyIssuer, transport: str, **jwks: str) -> dict[str, Any]:
     configured = settings(server={"transport": transport})
-    configured["identity"]["jwt"][0]["keys"] = {"jwks_uri": issuer.url, "jwks": {"cooldown": f"{COOLDOWN:g}s"}}
+    fetching = {"cooldown": f"{COOLDOWN:g}s", **jwks}
+    configured["identity"]["jwt"][0]["keys"] = {"jwks_uri": issuer.url, "jwks": fetching}
+    return configured
+
+
+def discovering(issuer: FaultyIssuer, transport: str, **jwks: str) -> dict[str, Any]:
+    configured = trusting(issuer, transport, **jwks)
+    entry = configured["identity"]["jwt"][0]
+    entry |= {"issuer": issuer.name, "keys": {"discovery": "true", "jwks": entry["keys"]["jwks"]}}
     return configured
 
 
@@ -37,19 +46,24 @@ async def issuer() -> AsyncIterator[FaultyIssuer]:
         yield serves
 
 
-@pytest.fixture(params=TRANSPORTS)
-async def sidecar(request: pytest.FixtureRequest, issuer: FaultyIssuer) -> AsyncIterator[Sidecar]:
+@contextlib.asynccontextmanager
+async def started(configured: Mapping[str, Any]) -> AsyncIterator[Sidecar]:
     # In threads: the issuer must answer meanwhile.
     with contextlib.ExitStack() as stack:
-        started = await asyncio.to_thread(stack.enter_context, serving(trusting(issuer, request.param)))
-        yield started
+        yield await asyncio.to_thread(stack.enter_context, serving(configured))
         await asyncio.to_thread(stack.close)
+
+
+@pytest.fixture(params=TRANSPORTS)
+async def sidecar(request: pytest.FixtureRequest, issuer: FaultyIssuer) -> AsyncIterator[Sidecar]:
+    async with started(trusting(issuer, request.param)) as running:
+        yield running
 
 
 @pytest.fixture
 def gateway(sidecar: Sidecar) -> Iterator[Gateway]:
-    with upstream() as service, envoy(service, sidecar.grpc) as started:
-        yield started
+    with upstream() as service, envoy(service, sidecar.grpc) as running:
+        yield running
 
 
 class Rotating:
@@ -111,26 +125,36 @@ async def test_an_absent_issuer_takes_nobodys_identity(
 async def test_an_issuer_that_was_away_at_the_start_is_found(issuer: FaultyIssuer) -> None:
     """Without any keys it starts, is not ready, and answers 503; with the issuer it becomes ready by itself."""
     await issuer.down()
-    with contextlib.ExitStack() as stack:
-        sidecar = await asyncio.to_thread(stack.enter_context, serving(trusting(issuer, "auto")))
+    async with started(trusting(issuer, "auto")) as sidecar:
         assert await asyncio.to_thread(sidecar.health) == "NOT_SERVING"
         assert (await asyncio.to_thread(sidecar.get, "/readyz"))[0] == 503
         assert await ask(sidecar, OLD) == (503, "unavailable")
         await issuer.up()
         await asyncio.to_thread(eventually, lambda: sidecar.health() == "SERVING")
         assert await ask(sidecar, OLD) == (200, "")
-        await asyncio.to_thread(stack.close)
 
 
-async def ask(sidecar: Sidecar, key: KeyPair, *, deadline: float = 5) -> tuple[int, str]:
+async def ask(sidecar: Sidecar, key: KeyPair, *, deadline: float = 5, **claims: str) -> tuple[int, str]:
     """Call Check with a token of `key`: the HTTP status that it means, and the error code. It answers in time."""
-    message = authz.CheckRequest()
-    message.attributes.request.http.MergeFrom(authz.AttributeContext.HttpRequest(method=b"GET", path=b"/v1"))
-    message.attributes.request.http.headers["authorization"] = f"Bearer {token(key, **PREMIUM)}".encode()
+    async with connected(sidecar) as check:
+        return meaning(await check(request(token(key, **PREMIUM, **claims)), timeout=deadline))
+
+
+@contextlib.asynccontextmanager
+async def connected(sidecar: Sidecar) -> AsyncIterator[grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]]:
     async with grpc.aio.insecure_channel(sidecar.grpc) as channel:
         await channel.channel_ready()
-        check: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(CHECK)
-        body = await check(message.SerializeToString(), timeout=deadline)
+        yield channel.unary_unary(CHECK)
+
+
+def request(bearer: str) -> bytes:
+    message = authz.CheckRequest()
+    message.attributes.request.http.MergeFrom(authz.AttributeContext.HttpRequest(method=b"GET", path=b"/v1"))
+    message.attributes.request.http.headers["authorization"] = f"Bearer {bearer}".encode()
+    return message.SerializeToString()
+
+
+def meaning(body: bytes) -> tuple[int, str]:
     answer = CheckResponse.parse(body)
     if answer.denied_response is None or answer.denied_response.status is None:
         assert answer.ok_response is not None
@@ -163,3 +187,47 @@ async def test_a_call_under_way_is_answered_before_the_end(issuer: FaultyIssuer,
         assert await waiting == (503, "unavailable")
     finally:
         issuer.gate.set()
+
+
+@pytest.mark.parametrize("trust", [trusting, discovering])
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_a_thousand_unknown_keys_at_once(
+    issuer: FaultyIssuer, transport: str, trust: Callable[..., dict[str, Any]]
+) -> None:
+    """A thousand tokens of as many unknown keys cause one fetch, which hangs; a known token passes all the while."""
+    configured = trust(issuer, transport, cooldown="1h", fetch_timeout="1m")
+    async with started(configured) as sidecar, connected(sidecar) as check:
+        names = {"iss": issuer.name} if trust is discovering else {}
+        good = request(token(OLD, **PREMIUM, **names))
+        assert meaning(await check(good, timeout=5)) == (200, "")
+        issuer.gate.clear()
+        unknown = [replace(NEW, kid=f"unknown-{number}") for number in range(1000)]
+        flood = [asyncio.ensure_future(check(request(token(key, **PREMIUM, **names)), timeout=30)) for key in unknown]
+        await issuer.asked(2)
+        assert meaning(await check(good, timeout=5)) == (200, "")
+        assert {meaning(answer)[0] for answer in await asyncio.gather(*flood)} == {503}
+        issuer.gate.set()
+        assert meaning(await check(good, timeout=5)) == (200, "")
+        assert len(issuer.requests) == 2
+        assert len(issuer.document_requests) == (trust is discovering)
+
+
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [
+        (html(), "not_a_discovery_document"),
+        (answers(b'{"issuer": "https://evil.example", "jwks_uri": "https://evil.example/"}'), "issuer_mismatch"),
+        (answers(status=502), "status"),
+    ],
+)
+async def test_a_faulty_discovery_document(issuer: FaultyIssuer, fault: Fault, error: str) -> None:
+    """Until its document is right an issuer's tokens are answered 503, and the log says why; then they pass."""
+    issuer.document_fault = fault
+    async with started(discovering(issuer, "auto")) as sidecar:
+        assert await ask(sidecar, OLD, iss=issuer.name) == (503, "unavailable")
+        await asyncio.to_thread(eventually, lambda: sidecar.said("keys_not_fetched") != [])
+        assert sidecar.said("keys_not_fetched")[0]["error"] == error
+        assert issuer.requests == []
+        issuer.document_fault = None
+        await asyncio.to_thread(eventually, lambda: sidecar.health() == "SERVING")
+        assert await ask(sidecar, OLD, iss=issuer.name) == (200, "")

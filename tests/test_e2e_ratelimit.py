@@ -12,6 +12,7 @@ import pytest
 from envoy_data_plane.envoy.service.ratelimit.v3 import RateLimitResponseCode
 
 from certificates import Authority
+from genops_extauth.certificates import expires
 from genops_extauth.health_probe import ask_health, open_channel
 from limiter import HERE, Limiter, Ports, command, limiting
 from sidecar import CHECK, TRANSPORTS, Sidecar, failure, folder
@@ -214,7 +215,10 @@ def test_it_stops_gracefully(place: Path, store: Mapping[str, str], root: Path, 
 
 
 def test_tls_on_a_socket(place: Path, store: Mapping[str, str], root: Path) -> None:
-    """With GRPC_SERVER_USE_TLS and GRPC_UDS there is TLS on the socket, and only the named client may ask."""
+    """With GRPC_SERVER_USE_TLS and GRPC_UDS there is TLS on the socket, and only the named client may ask.
+
+    When the certificate expires can be scraped.
+    """
     authority = Authority(place)
     server = authority.issue("limiter")
     secured = {
@@ -233,6 +237,8 @@ def test_tls_on_a_socket(place: Path, store: Mapping[str, str], root: Path) -> N
                 f"unix:{place / 's'}", (authority.file, client.key, client.certificate), "limiter"
             ) as channel:
                 assert ask_health(channel, "ratelimit", 10) == due
+        expiry = limiter.metric("genops_certificate_expiry_timestamp_seconds")
+        assert expiry == expires(server.certificate.read_bytes())
         assert limiter.errors == ""
 
 

@@ -1,7 +1,7 @@
 from collections.abc import Mapping, Sequence
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from buckets import NOW, Wanted, as_hits, costs, gaps, groups, meters, takes, wanted
@@ -87,6 +87,23 @@ def test_charges_are_made_whatever_becomes_of_the_group(
         expected = start[key] - due - (took if told.granted else 0)
         if expected > meter.capacity - EXACT // 2:  # far from where debts end
             assert end[key] == expected
+
+
+few = st.tuples(st.sampled_from([Role.MUST, Role.CHARGE, Role.REFUND]), st.integers(0, 10))
+
+
+@given(st.integers(0, 10), st.lists(few, max_size=5))
+@example(0, [(Role.MUST, 5), (Role.REFUND, 5), (Role.CHARGE, 3)])
+@example(0, [(Role.CHARGE, 3), (Role.MUST, 5), (Role.REFUND, 5)])
+def test_refused_group_leaves_its_charges_and_refunds_alone(spent: int, asked: list[tuple[Role, int]]) -> None:
+    """A refused group leaves a bucket as its charges and refunds alone would have left it."""
+    hits = [Hit(b"k", TEN, cost, role) for role, cost in [*asked, (Role.MUST, 11)]]
+    books = Book(), Book()
+    for book, group in zip(books, (hits, [hit for hit in hits if hit.role is not Role.MUST]), strict=True):
+        book.transact([Hit(b"k", TEN, spent)], NOW)
+        assert book.transact(group, NOW).granted == (book is books[1])
+    refused, alone = books
+    assert refused.states == alone.states
 
 
 @given(meters, steps, costs)

@@ -1,12 +1,11 @@
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager
 from http import HTTPStatus
 
 import aiohttp
 import pytest
-from aiohttp import web
 from prometheus_client import CollectorRegistry
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
@@ -15,30 +14,21 @@ from counted import Service, limit
 from genops_extauth.http_face import Limit, Readiness, app
 from genops_extauth.limit_exposition import exposition
 from genops_extauth.metrics import Metrics
+from http_pages import asking
 
 READY = Readiness(ready=True, components={"keys": "ready", "store": "ready"})
 NOT_READY = Readiness(ready=False, components={"keys": "never fetched", "store": "ready"})
 
 
-@asynccontextmanager
-async def serving(
+def serving(
     ready: Callable[[], Readiness] = lambda: READY,
     registry: CollectorRegistry | None = None,
     *,
     series: Callable[[bool], Iterator[str]] | None = None,
     limit: Limit | None = None,
     healthy: Callable[[], bool] | None = None,
-) -> AsyncIterator[aiohttp.ClientSession]:
-    application = app(ready, registry or CollectorRegistry(), series=series, limit=limit, healthy=healthy)
-    runner = web.AppRunner(application, access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    host, port = runner.addresses[0]
-    try:
-        async with aiohttp.ClientSession(f"http://{host}:{port}") as session:
-            yield session
-    finally:
-        await runner.cleanup()
+) -> AbstractAsyncContextManager[aiohttp.ClientSession]:
+    return asking(app(ready, registry or CollectorRegistry(), series=series, limit=limit, healthy=healthy))
 
 
 async def test_alive() -> None:

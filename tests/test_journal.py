@@ -39,6 +39,7 @@ def test_journal_comes_to_the_same(before: list[tuple[bytes, bool, int]], row: l
     assert not journal
     assert owed.charges == sum(hit.cost for hit in taken if hit.role is Role.CHARGE)
     assert owed.refunds == sum(hit.cost for hit in taken if hit.role is Role.REFUND)
+    assert journal.owed() == Owed()
 
 
 def test_full_journal_takes_known_keys_only() -> None:
@@ -72,3 +73,12 @@ def test_owed_adds_up() -> None:
     assert Owed(1, 2, 3).plus(Owed(10, 20, 30)) == Owed(11, 22, 33)
     assert not Owed()
     assert Owed(keys=1)
+
+
+def test_owed_counts_charges_and_refunds_apart() -> None:
+    """Of hits that are owed each is a key, and its cost a charge's or a refund's."""
+    owed = Owed(1, 2, 3)
+    owed.add(
+        [Hit(b"a", HUNDRED, 10, Role.CHARGE), Hit(b"a", HUNDRED, 20, Role.CHARGE), Hit(b"b", HUNDRED, 5, Role.REFUND)]
+    )
+    assert owed == Owed(4, 32, 8)

@@ -24,7 +24,7 @@ from faulty_issuer import (
     streams,
 )
 from genops_extauth.jwks import Fetched, RemoteKeys, Settings, _pause
-from genops_extauth.key_fetch import FetchError, open_session
+from genops_extauth.key_fetch import FetchError, KeysAt, Step, open_session
 from genops_extauth.keyset import KeySet
 from genops_extauth.model import KeysUnavailable
 
@@ -45,14 +45,8 @@ class World:
         self._made: list[RemoteKeys] = []
 
     def keys(self, **settings: Any) -> RemoteKeys:
-        keys = RemoteKeys(
-            self.issuer.url,
-            _ALGORITHMS,
-            Settings(**settings),
-            session=self._session,
-            observe=self.told.put_nowait,
-            clock=lambda: self.now,
-        )
+        place = KeysAt(self._session, self.issuer.url, _ALGORITHMS)
+        keys = RemoteKeys(place, Settings(**settings), observe=self.told.put_nowait, clock=lambda: self.now)
         self._made.append(keys)
         return keys
 
@@ -114,7 +108,7 @@ async def test_start_fetches_once(world: World) -> None:
     assert await keys.refreshed()
     assert kids(keys) == {"old"}
     assert len(world.issuer.requests) == 1
-    assert world.told.get_nowait() == Fetched(world.issuer.url, 0.0, keys=1, changed=True)
+    assert world.told.get_nowait() == Fetched(0.0, keys=1, changed=True)
 
 
 async def test_reads_do_not_wait(world: World) -> None:
@@ -137,14 +131,6 @@ async def test_skipped_keys_are_told(world: World) -> None:
 
     assert kids(keys) == {"old"}
     assert len(world.told.get_nowait().skipped) == 1
-
-
-@pytest.mark.parametrize("uri", ["http://auth.example.com/jwks", "https://a:b@auth.example.com/", "file:///etc/passwd"])
-async def test_insecure_uri(uri: str) -> None:
-    """No client is made for a URI that keys must not come from."""
-    async with open_session() as session:
-        with pytest.raises(ValueError, match="URI"):
-            RemoteKeys(uri, _ALGORITHMS, Settings(), session=session, observe=print)
 
 
 def test_settings_that_would_flap() -> None:
@@ -172,6 +158,21 @@ async def test_thundering_unknown_kids(world: World) -> None:
     world.issuer.jwks.append(_NEW)
 
     assert all(await asyncio.gather(*(keys.refreshed() for _ in range(100))))
+    assert len(world.issuer.requests) == 2
+
+
+async def test_a_thousand_unknown_kids_keep_nobody_waiting(world: World) -> None:
+    """While a thousand wait for one fetch, the keys at hand are read as ever."""
+    keys = await world.loaded()
+    world.issuer.gate.clear()
+    waiters = [asyncio.create_task(keys.refreshed()) for _ in range(1000)]
+    await world.issuer.asked(2)
+
+    assert kids(keys) == {"old"}
+    assert not any(waiter.done() for waiter in waiters)
+    world.issuer.gate.set()
+
+    assert not any(await asyncio.gather(*waiters))
     assert len(world.issuer.requests) == 2
 
 
@@ -293,7 +294,8 @@ async def test_bad_answers_keep_the_keys(world: World, fault: Fault, code: Fetch
 
     assert keys.current() is before
     assert told.error is code
-    assert (keys.status().failures, keys.status().last_error) == (1, code)
+    status = keys.status()
+    assert (status.failures, status.failed_step, status.last_error) == (1, Step.KEYS, code)
 
 
 async def test_success_clears_the_failure(world: World) -> None:
@@ -307,7 +309,8 @@ async def test_success_clears_the_failure(world: World) -> None:
     world.issuer.fault = None
     await world.scheduled(keys)
 
-    assert (keys.status().failures, keys.status().last_error) == (0, None)
+    status = keys.status()
+    assert (status.failures, status.failed_step, status.last_error) == (0, None, None)
 
 
 async def test_stale_keys_then_none(world: World) -> None:

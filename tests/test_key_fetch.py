@@ -34,7 +34,7 @@ from faulty_issuer import (
     streams,
 )
 from genops_extauth import key_fetch
-from genops_extauth.key_fetch import FetchError, FetchFailed, Found, fetch_keys, open_session, translated
+from genops_extauth.key_fetch import FetchError, FetchFailed, Found, KeysAt, open_session, translated
 from genops_extauth.keyset import KeySet, parse_jwks
 
 _ALGORITHMS = frozenset({"ES256"})
@@ -56,7 +56,7 @@ async def issuer() -> AsyncIterator[FaultyIssuer]:
 
 
 async def fetch(session: aiohttp.ClientSession, uri: str, seconds: float = 5.0, max_bytes: int = 64 * 1024) -> Found:
-    return await fetch_keys(session, uri, _ALGORITHMS, seconds=seconds, max_bytes=max_bytes)
+    return await KeysAt(session, uri, _ALGORITHMS).fetch(seconds=seconds, max_bytes=max_bytes)
 
 
 async def failure(session: aiohttp.ClientSession, uri: str, seconds: float = 5.0) -> FetchFailed:
@@ -71,6 +71,13 @@ async def test_fetches_keys(session: aiohttp.ClientSession, issuer: FaultyIssuer
 
     assert list(found.keys.by_kid) == ["good"]
     assert found.skipped == ()
+
+
+@pytest.mark.parametrize("uri", ["http://auth.example.com/jwks", "https://a:b@auth.example.com/", "file:///etc/passwd"])
+async def test_insecure_uri(session: aiohttp.ClientSession, uri: str) -> None:
+    """Nothing is made to fetch from a URI that keys must not come from."""
+    with pytest.raises(ValueError, match="URI"):
+        KeysAt(session, uri, _ALGORITHMS)
 
 
 async def test_content_type_is_not_trusted(session: aiohttp.ClientSession, issuer: FaultyIssuer) -> None:

@@ -23,16 +23,6 @@ def hit(cost: int = 1, key: bytes = b"k", meter: Meter = THOUSAND, **more: Any) 
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def store(clock: Clock) -> MemoryStore:
-    return MemoryStore(clock)
-
-
-@pytest.fixture
 def leases(store: MemoryStore, clock: Clock) -> Leases:
     return Leases(store, clock)
 

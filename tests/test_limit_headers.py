@@ -110,12 +110,22 @@ def test_the_body_of_an_exhausted_quota(unit: Any, word: str) -> None:
     }
 
 
-def test_a_limit_of_its_own_words() -> None:
-    """A limit's own body goes before the configured one, as it is, and is not declared as JSON."""
-    own = REFUSED._replace(body="später".encode())
+@pytest.mark.parametrize(
+    ("body", "declared"),
+    [
+        ("später", "text/plain; charset=utf-8"),
+        ("429", "text/plain; charset=utf-8"),
+        ('{"error": "später"}', "application/json"),
+        ("", None),
+    ],
+)
+@pytest.mark.parametrize("configured", [None, "json", "slow down"])
+def test_a_limit_of_its_own_words(body: str, declared: str | None, configured: str | None) -> None:
+    """A limit's own body goes before the configured one, as it is, and is declared as what it is: JSON, or text."""
+    own = REFUSED._replace(body=body.encode())
 
-    assert refusal_body(own, Telling(body="json")) == "später".encode()
-    assert told(own, body="json") == {}
+    assert refusal_body(own, Telling(body=configured)) == body.encode()
+    assert told(own, body=configured).get("content-type") == declared
 
 
 @pytest.mark.parametrize(("body", "written"), [(None, b""), ("slow down", b"slow down")])

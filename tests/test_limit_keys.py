@@ -28,6 +28,8 @@ def test_a_long_text_is_replaced_by_a_digest() -> None:
     assert written(b"a" * 64) == b"a" * 64
     assert len(written(b"a" * 65)) == 33
     assert b"aaa" not in written(b"a" * 65)
+    assert written_pattern(b"*" * 64) == b"*" * 64
+    assert len(written_pattern(b"*" * 65)) == 33
 
 
 ENTRIES = st.lists(st.tuples(TEXTS, TEXTS), max_size=3).map(tuple)

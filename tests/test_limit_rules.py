@@ -195,3 +195,10 @@ def test_a_limit_without_a_unit_is_refused() -> None:
 def test_a_limit_is_described_as_by_the_reference(limit: Limit, descriptor: Descriptor, line: str) -> None:
     """The words are those of envoyproxy/ratelimit's /rlconfig; what is ours follows, only where it is used."""
     assert described(limit, descriptor) == line
+
+
+def test_nothing_is_granted_in_an_outage_unless_somebody_says_so() -> None:
+    """Without settings a limit has no allowance, and is closed."""
+    terms = rule(Limit(100, "hour")).terms
+
+    assert (terms.allowance, terms.open_after) == (0, False)

@@ -211,6 +211,21 @@ def test_a_descriptor_meets_what_the_model_says(
         assert met.series == series(way, entries)
 
 
+def test_backtracking_ends_where_a_value_was_declared_to_pass() -> None:
+    """A place without limits that leads no further lets its value pass; one that leads further is walked back from."""
+    declared = (
+        Descriptor("path", "/health"),
+        Descriptor("path", "/v1", descriptors=(Descriptor("method", limits=(Limit(1, "hour", name="exact"),)),)),
+        Descriptor("path", "/*", limits=(Limit(2, "hour", name="wildcard"),)),
+    )
+
+    for backtracking, due in ((True, ["wildcard"]), (False, [])):
+        made = tree(*declared, backtracking=backtracking)
+        assert match(made, ("path", "/health")) is None
+        assert names(match(made, ("path", "/v1"))) == due
+        assert names(match(made, ("path", "/v1"), ("method", "GET"))) == ["exact"]
+
+
 @given(TREES, st.lists(ENTRIES, min_size=2, max_size=4), st.sampled_from([None, "a"]))
 def test_descriptors_share_a_bucket_only_where_the_rules_say_so(
     declared: tuple[Descriptor, ...], several: list[list[tuple[str, str]]], tag: str | None

@@ -50,11 +50,12 @@ def test_new_names_after_reload(scraped: Scraped) -> None:
 
 
 def test_readings(scraped: Scraped) -> None:
-    """Keys, caches and the log's losses are read when Prometheus asks; an age that nobody knows is not exported."""
+    """Keys, caches, losses, the certificate's end are read when Prometheus asks; what nobody knows is not exported."""
     keys = {ISSUER: KeysNow(2, 12.5), "https://down": KeysNow(0, None)}
     scraped.metrics.watch_keys(lambda: keys)
     scraped.metrics.watch_token_caches(lambda: Statistics(CacheStatistics(3, 900, 7, 5), CacheStatistics(1, 400, 0, 2)))
     scraped.metrics.watch_log(lambda: LogStatistics(queued=1, dropped=4))
+    scraped.metrics.watch_certificate(lambda: 1.9e9)
     assert scraped.value("genops_jwks_keys", issuer="https://down") == 0
     assert scraped.value("genops_jwks_age_seconds", issuer="https://down") is None
     assert scraped.value("genops_jwks_age_seconds", issuer=ISSUER) == 12.5
@@ -63,6 +64,7 @@ def test_readings(scraped: Scraped) -> None:
     assert scraped.value("genops_token_cache_hits_total", cache="verified") == 7
     assert scraped.value("genops_token_cache_misses_total", cache="refused") == 2
     assert scraped.value("genops_log_dropped_total") == 4
+    assert scraped.value("genops_certificate_expiry_timestamp_seconds") == 1.9e9
     keys[ISSUER] = KeysNow(3, 0.5)
     assert scraped.value("genops_jwks_keys", issuer=ISSUER) == 3
 

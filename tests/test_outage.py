@@ -34,16 +34,6 @@ def hit(cost: int = 1, key: bytes = b"bucket", **more: Any) -> Hit:
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def store(clock: Clock) -> MemoryStore:
-    return MemoryStore(clock)
-
-
-@pytest.fixture
 def failures() -> list[StoreUnavailable]:
     return []
 
@@ -220,11 +210,26 @@ async def test_charges_are_the_stores_matter(outage: Outage, store: MemoryStore)
     assert await granted(outage, hit(7, role=Role.CHARGE)) == [True]
     assert outage.statistics().away  # A charge that is kept is no answer.
     assert await granted(outage, hit(key=b"strict"), hit(5, role=Role.CHARGE)) == [False]
-    assert await granted(outage, hit(2), hit(1, role=Role.REFUND)) == [True]
+    assert await granted(outage, hit(2, b"window"), hit(1, role=Role.REFUND)) == [True]
     await outage.settle()
     store.fails = back
-    await outage.transact((hit(look=True),))
-    assert (store.made(b"bucket", Role.CHARGE), store.made(b"bucket", Role.REFUND)) == (7 + 5 + 2, 1)
+    await outage.transact((hit(0, look=True),))
+    assert (store.made(b"bucket", Role.CHARGE), store.made(b"bucket", Role.REFUND)) == (7 + 5, 1)
+    assert store.made(b"window", Role.CHARGE) == 2
+
+
+async def test_costs_that_come_later_spend_the_allowance(outage: Outage, store: MemoryStore) -> None:
+    """Who asks by a look, and is charged afterwards, passes without a store until his charges have spent the allowance.
+
+    Else the worst case of an outage would be no number for the limits that cost most.
+    """
+    store.fails = away
+    asks, costs = hit(look=True), hit(2, role=Role.CHARGE)
+    told = [await granted(outage, one) for _ in range(3) for one in (asks, costs)]
+    assert told == [[True], [True], [True], [True], [False], [True]]
+    store.fails = back
+    await granted(outage, hit(0, look=True))
+    assert net(store) == 3 * 2
 
 
 async def test_lost_charge_is_told(clock: Clock) -> None:

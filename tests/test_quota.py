@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -10,8 +11,9 @@ from genops_extauth.declared import Descriptor as Declared
 from genops_extauth.declared import Domain, Limit
 from genops_extauth.hits import NOTHING_ASKED, Book, Role
 from genops_extauth.limit_compiler import compile_tree
+from genops_extauth.limit_headers import response_headers
 from genops_extauth.limit_rules import Settings
-from genops_extauth.model import UNLIMITED, Descriptor, Limited, Override
+from genops_extauth.model import UNLIMITED, Descriptor, Limited, Override, Telling
 from genops_extauth.quota import AS_DECLARED, Counted, Modes, asked, limited, refusing, would_refuse
 
 NOW = 1_795_514_430_000_000  # 2026-11-24, 10:00:30 UTC
@@ -387,3 +389,18 @@ def test_metadata_of_what_passed_is_merged() -> None:
     assert said == kept
     assert limiter.ask(on("z")).metadata == {}
     assert service(a=Declared("a", limits=(Limit(5, "hour"),), metadata=said[0])).ask(on("a")).metadata is None
+
+
+@pytest.mark.parametrize(
+    ("day", "seconds"),
+    [("2026-02-10", 28 * 86_400), ("2028-02-10", 29 * 86_400), ("2026-03-10", 31 * 86_400 - 3_600)],
+    ids=["February", "of a leap year", "with a day of 23 hours"],
+)
+def test_a_calendar_s_window_is_as_long_as_its_month(day: str, seconds: int) -> None:
+    """The window of a month's quota, as clients are told of it, is as long as that month is in its time zone."""
+    now = int(datetime.fromisoformat(f"{day}T00:00:00+00:00").timestamp()) * 1_000_000
+    question = asked(service(a=MONTHLY).tree, b"d", [on("a")], 0, modes=AS_DECLARED, now=now)
+    told, _ = limited(question, Book().transact(question.hits, now), AS_DECLARED)
+
+    policy = dict(response_headers(told, Telling(names=(), ietf=True)))["ratelimit-policy"]
+    assert policy == f'"limit-1";q=1;w={seconds}'

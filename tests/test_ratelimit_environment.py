@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from certificates import Authority
 from envoy_gateway import ENVIRONMENT, TRACING
-from genops_extauth import config, ratelimit_values
+from genops_extauth import config, notation, ratelimit_values
 from genops_extauth.environment import Overlay
 from genops_extauth.ratelimit_environment import ratelimit_overlay, ratelimit_warnings
 from genops_extauth.ratelimit_variables import GROUPS, VARIABLES
@@ -348,7 +348,7 @@ def test_sentinels_have_one_password() -> None:
     )
 
 
-@pytest.mark.parametrize("value", ["0", "30s", "1h"])
+@pytest.mark.parametrize("value", ["0", "30s", "1h", "1000000h", "2562047h47m16s"])
 def test_waits_are_bounded(value: str) -> None:
     """A timeout of none, or of more than ten seconds, is ten seconds, and a warning says so."""
     environ = {**SERVER, "REDIS_TIMEOUT": value}
@@ -487,13 +487,13 @@ def test_a_store_of_its_own_is_told() -> None:
     assert warning.startswith("REDIS_URL: is not set")
 
 
-@given(st.integers(0, 10**9), st.sampled_from([("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000)]))
-def test_durations(amount: int, unit: tuple[str, int]) -> None:
-    """A duration of Go's is the same duration in our notation."""
-    name, milliseconds = unit
-    written = ratelimit_values.duration(f"{amount}{name}")
-    digits = int(written.removesuffix("ms").removesuffix("s"))
-    assert digits * (1 if written.endswith("ms") else 1000) == amount * milliseconds
+@given(st.integers(0, 9_223_372_036_854), st.sampled_from([("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000)]))
+def test_durations(milliseconds: int, unit: tuple[str, int]) -> None:
+    """A duration of Go's, up to its longest, is the same duration in our notation; from eleven days on, in seconds."""
+    name, each = unit
+    exact = milliseconds - milliseconds % each
+    said = notation.duration(ratelimit_values.duration(f"{exact // each}{name}"))
+    assert said == pytest.approx(exact / 1000 if exact < 10**9 else -(-exact // 1000), rel=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -518,3 +518,9 @@ def test_what_is_no_duration(text: str) -> None:
     """Whatever Go would not read, or is negative, is refused with an example."""
     with pytest.raises(ValueError, match=r"write a duration, for example 250ms, 10s or 1m30s"):
         ratelimit_values.duration(text)
+
+
+def test_what_is_too_long_a_duration() -> None:
+    """A duration beyond Go's int64 of nanoseconds is refused, as Go refuses it."""
+    with pytest.raises(ValueError, match="write a shorter one"):
+        ratelimit_values.duration("2562048h")

@@ -13,16 +13,13 @@ from genops_extauth.redis_queue import BATCH
 from genops_extauth.redis_store import LONGEST, RedisStore
 from genops_extauth.store_address import target
 from proxy import before
-from stores import SERVERS, VALKEY, Server, free_port, recovered, running, until
+from stores import PATIENT, SERVERS, VALKEY, Server, free_port, recovered, running, until
 
 TEN = bucket(10, 36_000)
 """Ten tokens that do not come back within a test."""
 
 NEEDED = ["+eval", "+evalsha", "+time", "+mget", "+get", "+set", "+del"]
 """The commands that a user of ours must be let run; `redis_faults.FAULTS` says so."""
-
-PATIENT = 30.0
-"""A timeout, in seconds, that a working store meets however loaded the machine is."""
 
 
 def hit(key: str, cost: int = 1, made: Bucket = TEN) -> Hit:
@@ -47,13 +44,6 @@ def server(shared: Server) -> Server:
         client.script_flush()
         client.config_resetstat()
     return shared
-
-
-@pytest.fixture
-def own() -> Iterator[Server]:
-    """A server to be broken."""
-    with running(VALKEY) as server:
-        yield server
 
 
 @pytest.fixture
@@ -119,14 +109,17 @@ async def test_largest_group_goes_alone(store: RedisStore) -> None:
         await store.transact([*many, hit("more")])
 
 
-async def test_two_limits_of_a_key_in_one_batch_share_its_bucket(store: RedisStore) -> None:
-    """Where a batch meets two limits of a key, the first counts: nothing is granted twice."""
+async def test_two_limits_of_a_key_are_judged_apart(server: Server) -> None:
+    """Requests of one moment that meet two limits of a key are judged each by its own: what was spent is shared."""
     hundred = bucket(100, 36_000)
-    first, second = await asyncio.gather(store.transact([hit("a", 6)]), store.transact([hit("a", 6, hundred)]))
-    assert first.granted
-    assert second == Answer(granted=False, levels=(Level(fits=False, remaining=4, reset=7_200, wait=7_200_000_000),))
+    asked = [hit("a", 6), hit("a", 6, hundred), hit("a", 35, hundred), hit("a", 5)]
+    store = RedisStore(target(server.url), timeout=PATIENT, in_flight=1)  # over one connection in order
+    answers = await asyncio.gather(*(store.transact([each]) for each in asked))
+    assert [answer.granted for answer in answers] == [True, True, False, False]
+    assert [answer.levels[0].remaining for answer in answers] == [4, 34, 34, 3]
     one = await store.transact([hit("b", 6), hit("b", 6, hundred)])
     assert [level.remaining for level in one.levels] == [10, 10]
+    await store.close()
 
 
 async def test_replicas_share_the_buckets(store: RedisStore, server: Server) -> None:
@@ -164,11 +157,11 @@ async def test_cancelled_request_is_never_half_done(store: RedisStore, ticks: in
         assert counted == [3, 3]
 
 
-async def test_request_cancelled_in_the_queue_is_skipped(own: Server) -> None:
+async def test_request_cancelled_in_the_queue_is_skipped(valkey: Server) -> None:
     """A request cancelled before its batch is sent is not counted; one that was sent is, and its answer is dropped."""
-    store = RedisStore(target(own.url), timeout=PATIENT, in_flight=1)
+    store = RedisStore(target(valkey.url), timeout=PATIENT, in_flight=1)
     await store.ping()
-    own.freeze()
+    valkey.freeze()
     sent = asyncio.ensure_future(store.transact([hit("sent")]))
     await until(lambda: store.statistics().scripts >= 2)
     queued = asyncio.ensure_future(store.transact([hit("queued")]))
@@ -176,18 +169,18 @@ async def test_request_cancelled_in_the_queue_is_skipped(own: Server) -> None:
     await until(lambda: store.statistics().waiting >= 2)
     sent.cancel()
     queued.cancel()
-    own.thaw()
+    valkey.thaw()
     assert (await other).granted
     assert [await left(store, key) for key in ("sent", "queued", "other")] == [9, 10, 9]
     await store.close()
 
 
-async def test_hanging_server_is_answered_for_in_time(own: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_hanging_server_is_answered_for_in_time(valkey: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """When all scripts in flight hang, each caller is told so in time, and the server serves again once it can."""
     monkeypatch.setattr(redis_queue, "BATCH", 1)
-    store = RedisStore(target(own.url), timeout=0.2, in_flight=2)
+    store = RedisStore(target(valkey.url), timeout=0.2, in_flight=2)
     await store.ping()
-    own.freeze()
+    valkey.freeze()
     thousand = bucket(1_000, 36_000_000)
 
     async def asked() -> float:
@@ -200,26 +193,26 @@ async def test_hanging_server_is_answered_for_in_time(own: Server, monkeypatch: 
     # One script after another, two at a time, they would take 4 s; the machine may do other things too.
     assert 0.1 < min(seconds) <= max(seconds) < 2
     assert store.statistics().failures == {"timeout": 40}
-    own.thaw()
+    valkey.thaw()
     await recovered(store)
     left_over = (await store.transact([hit("a", 0, thousand)._replace(look=True)])).levels[0].remaining
     assert 960 <= left_over <= 1_000, "each is counted once at most"
     await store.close()
 
 
-async def test_queue_is_bounded(own: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_queue_is_bounded(valkey: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the queue full, the next request is refused at once; those in it are served."""
     monkeypatch.setattr(redis_node, "WAITING", 5)
-    store = RedisStore(target(own.url), timeout=PATIENT, in_flight=1)
+    store = RedisStore(target(valkey.url), timeout=PATIENT, in_flight=1)
     await store.ping()
-    own.freeze()
+    valkey.freeze()
     first = asyncio.ensure_future(store.ping())
     await until(lambda: store.statistics().scripts >= 2)
     queued = [asyncio.ensure_future(store.transact([hit("a")])) for _ in range(5)]
     await until(lambda: store.statistics().waiting >= 5)
     with pytest.raises(StoreUnavailable, match=r"^overloaded: .* 5 requests wait for it already; add replicas or"):
         await store.transact([hit("a")])
-    own.thaw()
+    valkey.thaw()
     await first
     assert [answer.granted for answer in await asyncio.gather(*queued)] == [True] * 5
     assert store.statistics().failures == {"overloaded": 1}
@@ -238,9 +231,9 @@ async def test_idle_connection_that_broke_costs_no_request(server: Server, store
     assert store.statistics().failures == {}
 
 
-async def test_reset_connections_cost_one_batch(own: Server) -> None:
+async def test_reset_connections_cost_one_batch(valkey: Server) -> None:
     """When all idle connections were reset, which is no end of file, one batch fails and the others connect anew."""
-    async with before(own.path) as proxy:
+    async with before(valkey.path) as proxy:
         store = RedisStore(target(proxy.url), timeout=PATIENT, in_flight=3)
 
         async def on_all_connections() -> list[Answer]:
@@ -258,9 +251,9 @@ async def test_reset_connections_cost_one_batch(own: Server) -> None:
         await store.close()
 
 
-async def test_restart_under_traffic_recovers(own: Server) -> None:
+async def test_restart_under_traffic_recovers(valkey: Server) -> None:
     """A store that is stopped and started under traffic fails requests meanwhile, and none once it is back."""
-    store = RedisStore(target(own.url), timeout=1.0)
+    store = RedisStore(target(valkey.url), timeout=1.0)
     plenty = bucket(10**6, 36_000)
     stopping = asyncio.Event()
     outcomes: list[str] = []
@@ -280,9 +273,9 @@ async def test_restart_under_traffic_recovers(own: Server) -> None:
 
     running = [asyncio.ensure_future(traffic()) for _ in range(8)]
     await seen("served")
-    await asyncio.to_thread(own.stop)
+    await asyncio.to_thread(valkey.stop)
     await seen("open")
-    await asyncio.to_thread(own.start)
+    await asyncio.to_thread(valkey.start)
     await recovered(store)
     failures = store.statistics().failures
     await seen("served")
@@ -319,11 +312,11 @@ async def test_close_answers_what_waits(server: Server) -> None:
         await store.transact([hit("a")])
 
 
-async def test_close_does_not_wait_for_a_hanging_server(own: Server) -> None:
+async def test_close_does_not_wait_for_a_hanging_server(valkey: Server) -> None:
     """Closing while the server hangs ends with the timeout of what waits."""
-    store = RedisStore(target(own.url), timeout=0.2, in_flight=1)
+    store = RedisStore(target(valkey.url), timeout=0.2, in_flight=1)
     await store.ping()
-    own.freeze()
+    valkey.freeze()
     waiting = [asyncio.ensure_future(store.transact([hit("a")])) for _ in range(2 * BATCH)]
     await until(lambda: store.statistics().waiting >= BATCH)
     async with asyncio.timeout(5):

@@ -5,30 +5,19 @@ from collections.abc import Iterator
 import pytest
 import redis
 
-from genops_extauth.bucket import bucket
-from genops_extauth.hits import Hit, Role
 from genops_extauth.model import StoreUnavailable
 from genops_extauth.redis_store import RedisStore
 from genops_extauth.store_address import target
 from proxy import before
-from stores import SERVERS, VALKEY, free_port, recovered, until
+from spending import charge, spent, take
+from stores import PATIENT, SERVERS, VALKEY, free_port, recovered, until
 from topologies import MASTER, Watched, command, named, watched
-
-PLENTY = bucket(10**6, 10**9)
-TAKE = Hit(b"genops:{a}:tb", PLENTY, 1)
-CHARGE = Hit(b"genops:{b}:tb", PLENTY, 1, Role.CHARGE)
-PATIENT = 30.0
 
 
 @pytest.fixture(params=SERVERS)
 def several(request: pytest.FixtureRequest) -> Iterator[Watched]:
     with watched(request.param) as found:
         yield found
-
-
-async def spent(store: RedisStore, hit: Hit) -> int:
-    look = Hit(hit.key, PLENTY, 0, look=True)
-    return 10**6 - (await store.transact([look])).levels[0].remaining
 
 
 async def test_failover_under_load_loses_no_more_than_itself(several: Watched) -> None:
@@ -45,9 +34,9 @@ async def test_failover_under_load_loses_no_more_than_itself(several: Watched) -
         nonlocal granted, charged
         while not stopping.is_set():
             with contextlib.suppress(StoreUnavailable):
-                answer = await store.transact([TAKE])
+                answer = await store.transact([take("a")])
                 granted += answer.granted
-            assert (await store.transact([CHARGE])).granted
+            assert (await store.transact([charge("b")])).granted
             charged += 1
             await asyncio.sleep(0.002)
 
@@ -68,7 +57,7 @@ async def test_failover_under_load_loses_no_more_than_itself(several: Watched) -
     await asyncio.gather(*running)
     await until(lambda: not store.owed())
 
-    taken, made = await spent(store, TAKE), await spent(store, CHARGE)
+    taken, made = await spent(store, "a"), await spent(store, "b")
     # Lost may be what the old one answered after the WAIT, and nothing else.
     assert charged - (killed[1] - sure[1]) <= made <= charged
     assert granted - (killed[0] - sure[0]) <= taken
@@ -89,7 +78,7 @@ async def test_failover_on_command_is_followed(several: Watched) -> None:
     async with asyncio.timeout(PATIENT):
         while True:
             with contextlib.suppress(StoreUnavailable):
-                assert (await store.transact([TAKE])).granted
+                assert (await store.transact([take("a")])).granted
                 break
     assert several.primary().port != old.port
     await store.close()
@@ -111,9 +100,9 @@ async def test_primary_that_only_the_sentinels_left_is_left() -> None:
         command(other, "REPLICAOF", "NO", "ONE")
         await until(lambda: bool(told))
         assert told == [f"the primary of {store.address} is 127.0.0.1:{other.port} now"]
-        await store.transact([TAKE])
+        await store.transact([take("a")])
         with other.client() as client:
-            assert client.exists(TAKE.key) == 1
+            assert client.exists(take("a").key) == 1
         await store.close()
 
 

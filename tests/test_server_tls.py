@@ -10,7 +10,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from certificates import Authority, Pair
-from genops_extauth.certificates import CredentialsError, Files
+from genops_extauth.certificates import CredentialsError, Files, expires
 from genops_extauth.health_probe import ask_health, open_channel
 from genops_extauth.server import GrpcServer
 from genops_extauth.server_tls import ServerTls
@@ -35,11 +35,14 @@ async def method(_: bytes, __: "grpc.aio.ServicerContext[bytes, bytes]") -> byte
     return b"answered"
 
 
+def served(tls: ServerTls | None) -> GrpcServer:
+    handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_unary_rpc_method_handler(method)
+    return GrpcServer({"a.Service": {"Method": handler}}, "127.0.0.1:0", "grpcio", tls)
+
+
 @contextlib.asynccontextmanager
 async def serving(files: Files, names: Sequence[str] = (), told: list[str] | None = None) -> AsyncIterator[str]:
-    tls = await ServerTls.read(files, names, (told if told is not None else []).append)
-    handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_unary_rpc_method_handler(method)
-    server = GrpcServer({"a.Service": {"Method": handler}}, "127.0.0.1:0", "grpcio", tls)
+    server = served(await ServerTls.read(files, names, (told if told is not None else []).append))
     try:
         yield await server.start()
     finally:
@@ -148,6 +151,18 @@ async def test_a_renewal_needs_no_restart(files: Files, tmp_path: Path) -> None:
         assert await health(address, old.file, theirs) == "SERVING"
         assert await health(address, kept, mine) == "UNREACHABLE"
         await until(lambda: told == [""])
+
+
+async def test_it_is_known_when_what_is_shown_expires(files: Files, authority: Authority) -> None:
+    """The expiry is that of the certificate that clients are shown: a renewed one with the next connection."""
+    server = served(await ServerTls.read(files, (), print))
+    address, before = await server.start(), expires(files.cert.read_bytes())
+    authority.issue(NAME, days=2)
+    assert server.certificate_expires == before
+    assert await health(address, authority.file, authority.issue("gateway")) == "SERVING"
+    assert server.certificate_expires == expires(files.cert.read_bytes()) > before
+    await server.stop(0)
+    assert served(None).certificate_expires is None
 
 
 async def test_half_a_renewal_changes_nothing(files: Files, authority: Authority) -> None:

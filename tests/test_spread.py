@@ -19,11 +19,15 @@ class Place:
 
     def __init__(self, *, broken: bool = False) -> None:
         self.book, self.broken, self.asked = Book(), broken, 0
+        self.within: list[float | None] = []
+        self.heard: list[Hit] = []
         self.gate = asyncio.Event()
         self.gate.set()
 
-    async def ask(self, hits: Sequence[Hit], _within: float | None) -> Answer:
+    async def ask(self, hits: Sequence[Hit], within: float | None) -> Answer:
         self.asked += 1
+        self.within.append(within)
+        self.heard += hits
         await self.gate.wait()
         if not self.broken:
             return self.book.transact(hits, NOW)
@@ -86,6 +90,62 @@ async def test_place_that_fails_fails_the_group(broken: int) -> None:
         await Spread().ask(hits, parts(hits, places), None)
     assert [places[key].left(key) for key in _each(b"abc")] == [10, 10, 10]
     assert [places[key].left(key) for key in _each(b"xyz")] == [8, 8, 8]
+
+
+async def test_after_a_failure_nobody_is_asked_but_to_charge() -> None:
+    """Once a place failed the others are asked for their charges alone, and the failure is the group's."""
+    first, second, third = Place(broken=True), Place(broken=True), Place()
+    places = {b"a": first, b"x": second, b"b": third, b"y": third}
+    hits = [Hit(b"a", TEN, 1), Hit(b"x", TEN, 2, Role.CHARGE), Hit(b"b", TEN, 1), Hit(b"y", TEN, 2, Role.CHARGE)]
+    hits.append(Hit(b"y", TEN, 1, Role.CHARGE, look=True))
+    with pytest.raises(StoreUnavailable, match=r"^broken: "):
+        await Spread().ask(hits, parts(hits, places), None)
+    assert (second.heard, third.heard) == ([hits[1]], [hits[3]])
+
+
+async def test_what_was_only_looked_at_is_not_given_back() -> None:
+    """A look takes nothing: a group that is refused later gives back what it took, and no more."""
+    first, second = Place(), Place()
+    places = {b"a": first, b"b": first, b"c": second}
+    first.book.transact([Hit(b"a", TEN, 5), Hit(b"b", TEN, 5)], NOW)
+    hits = [Hit(b"a", TEN, 2, look=True), Hit(b"b", TEN, 3), Hit(b"c", TEN, 11)]
+    assert not (await Spread().ask(hits, parts(hits, places), None)).granted
+    assert (first.left(b"a"), first.left(b"b")) == (5, 5)
+
+
+async def test_what_refused_is_not_given_back() -> None:
+    """Where one place refuses, nothing was taken there, nor where others were looked at after it."""
+    first, second, third = Place(), Place(), Place()
+    places = {b"a": first, b"b": first, b"c": second, b"d": third}
+    for place, key in ((first, b"a"), (second, b"c")):
+        place.book.transact([Hit(key, TEN, 5)], NOW)
+    hits = [Hit(b"a", TEN, 2), Hit(b"b", TEN, 11), Hit(b"c", TEN, 2), Hit(b"d", TEN, 11)]
+    assert not (await Spread().ask(hits, parts(hits, places), None)).granted
+    assert (first.left(b"a"), second.left(b"c")) == (5, 5)
+
+
+async def test_all_places_share_the_time() -> None:
+    """Each place has what is left of the caller's time, and the refunds too; without an end none has one."""
+    several = [Place() for _ in range(2)]
+    places = dict(zip((b"a", b"b"), several, strict=True))
+    hits = [Hit(b"a", TEN, 1), Hit(b"b", TEN, 11)]
+    await Spread().ask(hits, parts(hits, places), 30.0)
+    given = [within for within in (several[0].within[0], several[1].within[0], several[0].within[1]) if within]
+    assert 29.0 < given[2] <= given[1] <= given[0] <= 30.0
+    await Spread().ask(hits, parts(hits, places), -1.0)
+    assert several[1].within[1] == 0.0
+    await Spread().ask(hits, parts(hits, places), None)
+    assert several[1].within[2] is None
+
+
+async def test_who_answered_is_told() -> None:
+    """Where one place was not the store itself, as with charges that will be made, that is the group's origin."""
+    first, second = Place(), Place(broken=True)
+    places = {b"a": first, b"x": second}
+    hits = [Hit(b"a", TEN, 1), Hit(b"x", TEN, 2, Role.CHARGE)]
+    assert (await Spread().ask(hits, parts(hits, places), None)).origin is Origin.ALLOWANCE
+    second.broken = False
+    assert (await Spread().ask(hits, parts(hits, places), None)).origin is Origin.STORE
 
 
 def _each(keys: bytes) -> list[bytes]:

@@ -24,6 +24,7 @@ from genops_extauth.store_address import Host, Kind, Target, Tls, target
         ("redis+sentinel+tls://u:p@a:1/main/3", "redis+sentinel+tls://u@a:1/main/3", "u", "p"),
         ("redis+cluster://a,[::1]:7,c", "redis+cluster://a:6379,[::1]:7,c:6379", "", None),
         ("redis+cluster+tls://:p@a/", "redis+cluster+tls://a:6379", "", "p"),
+        ("a:65535", "redis://a:65535/0", "", None),
     ],
 )
 def test_url_is_understood(text: str, url: str, user: str, password: str | None) -> None:
@@ -90,6 +91,6 @@ def test_password_beside_the_url_wins() -> None:
 
 def test_tls_options_are_for_urls_that_say_tls() -> None:
     """Options of TLS hold where the URL asks for TLS, and turn nothing on by themselves."""
-    options = Tls(ca_file="ca.pem", verify=False)
+    options = Tls(ca_file="ca.pem", server_name="store")
     assert target("rediss://a", tls=options).tls == options
     assert target("redis://a", tls=options) == Target(Kind.SERVER, (Host("a", 6379),))

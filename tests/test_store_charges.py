@@ -2,56 +2,23 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 
-from genops_extauth.bucket import bucket
-from genops_extauth.hits import Hit, Origin, Role
+from genops_extauth.hits import Origin, Role
 from genops_extauth.journal import Owed
 from genops_extauth.model import StoreUnavailable
 from genops_extauth.redis_store import RedisStore
 from genops_extauth.store_address import target
 from proxy import Proxy, before
-from stores import SERVERS, VALKEY, Server, recovered, running, until
-
-PLENTY = bucket(10**6, 10**9)
-"""A million tokens that do not come back within a test."""
-
-PATIENT = 30.0
-
-
-def charge(key: str, cost: int = 1) -> Hit:
-    return Hit(f"genops:{{{key}}}:tb".encode(), PLENTY, cost, Role.CHARGE)
-
-
-def refund(key: str, cost: int = 1) -> Hit:
-    return charge(key, cost)._replace(role=Role.REFUND)
-
-
-def take(key: str, cost: int = 1) -> Hit:
-    return charge(key, cost)._replace(role=Role.MUST)
-
-
-async def spent(store: RedisStore, key: str) -> int:
-    return 10**6 - (await store.transact([take(key, 0)._replace(look=True)])).levels[0].remaining
-
-
-@pytest.fixture(params=SERVERS)
-def each(request: pytest.FixtureRequest) -> Iterator[Server]:
-    with running(request.param) as server:
-        yield server
+from spending import charge, refund, spent, take
+from stores import PATIENT, VALKEY, Server, recovered, running, until
 
 
 @pytest.fixture
-def server() -> Iterator[Server]:
-    with running(VALKEY) as server:
-        yield server
-
-
-@pytest.fixture
-async def proxy(server: Server) -> AsyncIterator[Proxy]:
-    async with before(server.path) as proxy:
+async def proxy(valkey: Server) -> AsyncIterator[Proxy]:
+    async with before(valkey.path) as proxy:
         yield proxy
 
 
@@ -60,7 +27,7 @@ async def settled(store: RedisStore) -> None:
     await until(lambda: not store.owed())
 
 
-async def test_charge_whose_answer_was_lost_is_made_once(proxy: Proxy, server: Server) -> None:
+async def test_charge_whose_answer_was_lost_is_made_once(proxy: Proxy, valkey: Server) -> None:
     """A charge that the server made, and whose answer never came, is sent again, and not made again."""
     store = RedisStore(target(proxy.url), timeout=0.2)
     await recovered(store)
@@ -69,7 +36,7 @@ async def test_charge_whose_answer_was_lost_is_made_once(proxy: Proxy, server: S
     assert answer.granted
     assert answer.origin is Origin.ALLOWANCE
     assert store.owed() == Owed(keys=1, charges=5)
-    other = RedisStore(target(server.url), timeout=PATIENT)
+    other = RedisStore(target(valkey.url), timeout=PATIENT)
     while await spent(other, "a") != 5:  # noqa: ASYNC110 - there is no event to wait for
         await asyncio.sleep(0.005)
     sent = proxy.asked
@@ -100,9 +67,9 @@ async def test_charge_that_was_never_sent_is_made_later(proxy: Proxy) -> None:
 
 
 @pytest.mark.parametrize("ticks", range(1, 30, 3))
-async def test_charge_whose_caller_went_away_is_made(each: Server, ticks: int) -> None:
+async def test_charge_whose_caller_went_away_is_made(server: Server, ticks: int) -> None:
     """Cancelled at any point, a charge is made once; what else its group asked for may be skipped."""
-    store = RedisStore(target(each.url), timeout=PATIENT)
+    store = RedisStore(target(server.url), timeout=PATIENT)
     leaving = asyncio.ensure_future(store.transact([charge("a", 5), take("b")]))
     for _ in range(ticks):
         await asyncio.sleep(0)
@@ -199,7 +166,7 @@ async def trouble(proxy: Proxy, chance: random.Random) -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-async def test_charges_are_exact_over_a_broken_network(proxy: Proxy, server: Server, seed: int) -> None:
+async def test_charges_are_exact_over_a_broken_network(proxy: Proxy, valkey: Server, seed: int) -> None:
     """However often the network breaks, what was charged and refunded is what the server counts, to the token."""
     chance = random.Random(seed)
     store = RedisStore(target(proxy.url), timeout=0.05)
@@ -227,7 +194,7 @@ async def test_charges_are_exact_over_a_broken_network(proxy: Proxy, server: Ser
     await asyncio.gather(*running)
     await settled(store)
     await store.close()
-    direct = RedisStore(target(server.url), timeout=PATIENT)
+    direct = RedisStore(target(valkey.url), timeout=PATIENT)
     assert {key: await spent(direct, key) for key in due} == due
     await direct.close()
 
@@ -258,12 +225,12 @@ async def test_charges_are_exact_over_kills_of_a_server_that_saves() -> None:
         await store.close()
 
 
-async def test_marks_are_few(each: Server) -> None:
+async def test_marks_are_few(server: Server) -> None:
     """Marks of charges fill no memory: one for each connection that charges, however often it does."""
-    store = RedisStore(target(each.url), timeout=PATIENT, in_flight=4)
+    store = RedisStore(target(server.url), timeout=PATIENT, in_flight=4)
     for _ in range(50):
         await asyncio.gather(*(store.transact([charge("a")]) for _ in range(4)))
-    with each.client() as client:
+    with server.client() as client:
         marks = client.keys("genops:mark:*")
         assert isinstance(marks, list)
         assert 1 <= len(marks) <= 4

@@ -12,10 +12,9 @@ from genops_extauth.model import StoreUnavailable
 from genops_extauth.redis_store import RedisStore
 from genops_extauth.store_address import target
 from genops_extauth.store_choice import PerSecondStore, store_at
-from stores import VALKEY, Server, recovered, running
+from stores import PATIENT, VALKEY, Server, recovered, running
 
 TEN = bucket(10, 10**6)
-PATIENT = 30.0
 
 
 def hit(key: str, cost: int = 1) -> Hit:

@@ -3,37 +3,19 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
 import redis
 
-from genops_extauth.bucket import bucket
-from genops_extauth.hits import Hit, Origin, Role
+from genops_extauth.hits import Origin
 from genops_extauth.model import StoreUnavailable
 from genops_extauth.redis_store import RedisStore
 from genops_extauth.store_address import target
 from proxy import Proxy, before
-from stores import SERVERS, VALKEY, Server, eventually, recovered, running, until
-
-PLENTY = bucket(10**6, 10**9)
-"""A million tokens that do not come back within a test."""
-TAKE = Hit(b"genops:{a}:tb36000", PLENTY, 1)
-CHARGE = Hit(b"genops:{b}:tb36000", PLENTY, 1, Role.CHARGE)
-PATIENT = 30.0
-
-
-@pytest.fixture(params=SERVERS)
-def server(request: pytest.FixtureRequest) -> Iterator[Server]:
-    with running(request.param) as server:
-        yield server
-
-
-@pytest.fixture
-def valkey() -> Iterator[Server]:
-    with running(VALKEY) as server:
-        yield server
+from spending import charge, spent, take
+from stores import PATIENT, VALKEY, Server, eventually, recovered, running, until
 
 
 @contextlib.asynccontextmanager
@@ -48,22 +30,16 @@ async def asking(url: str, late: float = PATIENT) -> AsyncIterator[RedisStore]:
 async def kind(store: RedisStore) -> str:
     """What becomes of a request: its kind of failure, or that it is served."""
     try:
-        await store.transact([TAKE])
+        await store.transact([take("a")])
     except StoreUnavailable as error:
         return str(error).partition(":")[0]
     return "served"
 
 
-async def charged(store: RedisStore) -> int:
-    """The tokens that were charged, by the store's own count."""
-    look = CHARGE._replace(role=Role.MUST, look=True)
-    return 10**6 - (await store.transact([look])).levels[0].remaining
-
-
 async def goes_through(store: RedisStore, expected: str, undo: Callable[[], object]) -> None:
     """A fault is told as `expected` until the circuit opens; when it is undone the store serves again, charged once."""
     assert await kind(store) == expected
-    owed = [await store.transact([CHARGE]) for _ in range(3)]
+    owed = [await store.transact([charge("b")]) for _ in range(3)]
     assert all(answer.granted and answer.origin is Origin.ALLOWANCE for answer in owed)
     while store.usable:
         assert await kind(store) in (expected, "open")
@@ -76,7 +52,7 @@ async def goes_through(store: RedisStore, expected: str, undo: Callable[[], obje
     await recovered(store)
     await until(lambda: not store.owed())
     assert await kind(store) == "served"
-    assert await charged(store) == 3
+    assert await spent(store, "b") == 3
     assert store.statistics().opened == 1
 
 
@@ -297,10 +273,10 @@ async def test_caller_is_answered_by_his_own_deadline(valkey: Server) -> None:
         async def seconds(within: float | None) -> float:
             start = time.monotonic()
             with pytest.raises(StoreUnavailable, match=r"^timeout: "):
-                await store.transact([TAKE], within)
+                await store.transact([take("a")], within)
             return time.monotonic() - start
 
-        patient = asyncio.ensure_future(store.transact([TAKE]))
+        patient = asyncio.ensure_future(store.transact([take("a")]))
         first, second = await asyncio.gather(seconds(0.3), seconds(0.05))
         assert 0.04 <= second < first
         assert 0.29 <= first < PATIENT / 2

@@ -11,15 +11,12 @@ from hypothesis import strategies as st
 
 from bucket_script import Script
 from buckets import NOW, VECTORS, Wanted, as_hits, groups, meters, moves, told, vector_hits
-from genops_extauth.bucket import bucket
-from genops_extauth.hits import Book, Hit, Meter, Role
+from genops_extauth.hits import Book, Meter
 from genops_extauth.model import StoreUnavailable
 from genops_extauth.redis_store import RedisStore
 from genops_extauth.store_address import target
-from stores import OTHERS, Server, recovered, running, until
-
-PLENTY = bucket(10**6, 10**9)
-PATIENT = 30.0
+from spending import charge, spent, take
+from stores import OTHERS, PATIENT, Server, recovered, running, until
 
 
 @pytest.fixture(scope="module", params=OTHERS)
@@ -65,11 +62,6 @@ def test_script_equals_the_reference(
             assert script.state(key, meter) == book.states.get(key)
 
 
-async def charged(store: RedisStore) -> int:
-    look = Hit(b"genops:a", PLENTY, 0, look=True)
-    return 10**6 - (await store.transact([look])).levels[0].remaining
-
-
 @pytest.mark.parametrize(
     ("bad", "good", "kind"),
     [
@@ -93,21 +85,20 @@ async def test_faults_are_known_and_end(
         with pytest.raises(StoreUnavailable, match=f"^{kind}: "):
             await store.ping()
     assert not store.usable
-    assert (await store.transact([Hit(b"genops:a", PLENTY, 7, Role.CHARGE)])).granted
+    assert (await store.transact([charge("a", 7)])).granted
     client.execute_command(*good)  # type: ignore[no-untyped-call] # as above
     await recovered(store)
     await until(lambda: not store.owed())
-    assert await charged(store) == 7
+    assert await spent(store, "a") == 7
     await store.close()
 
 
 async def test_forgotten_script_is_loaded_again(client: redis.Redis, server: Server) -> None:
     """A server that forgot the script is sent it again, and each request counts once."""
     store = RedisStore(target(server.url), timeout=PATIENT)
-    hit = Hit(b"genops:a", PLENTY, 1)
     for _ in range(3):
         client.script_flush()
-        answers = await asyncio.gather(*(store.transact([hit]) for _ in range(5)))
+        answers = await asyncio.gather(*(store.transact([take("a")]) for _ in range(5)))
         assert all(answer.granted for answer in answers)
-    assert await charged(store) == 15
+    assert await spent(store, "a") == 15
     await store.close()

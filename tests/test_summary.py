@@ -97,6 +97,7 @@ def test_what_an_outage_may_cost_is_told(folder: Folder) -> None:
       - {key: e, rate_limit: {unit: month, requests_per_unit: 100, calendar: UTC, outage_allowance: 1000}}
       - {key: f, rate_limit: {unlimited: true}}
       - {key: g, shadow_mode: true, rate_limit: {unit: minute, requests_per_unit: 100}}
+      - {key: h, rate_limit: {unit: minute, requests_per_unit: 0, outage: open, outage_allowance: 7}}
     """
     told = folder.told(folder.limits(limits) + "store: {outage: {allowance: 12.5%, then: open, processes: 3}}\n")
     place = next(number for number, line in enumerate(told) if line.startswith("store away: "))
@@ -105,7 +106,7 @@ def test_what_an_outage_may_cost_is_told(folder: Folder) -> None:
         "store away: a process grants 12.5% of each bucket by itself, then lets everything pass,"
     )
     assert told[place].endswith(" at worst, with 3 processes:")
-    assert told[place + 1 :] == [f"  d.{name}: everything passes" for name in "abcde"]
+    assert told[place + 1 :] == [*(f"  d.{name}: everything passes" for name in "abcde"), "  d.h: 0 of one bucket"]
     told = folder.told(folder.limits(limits) + "store: {outage: {allowance: 12.5%, processes: 3}}\n")
     assert told[place + 1 :] == [
         "  d.a: 36 of one bucket",
@@ -113,6 +114,7 @@ def test_what_an_outage_may_cost_is_told(folder: Folder) -> None:
         "  d.c: 21 of one bucket",
         "  d.d: 300 of one bucket",
         "  d.e: 300 of one bucket",
+        "  d.h: 0 of one bucket",
     ]
 
 

@@ -113,8 +113,13 @@ def test_the_limit_is_not_in_the_key() -> None:
 
 
 def test_a_file_may_add_to_the_tiers_domain() -> None:
-    """Descriptors of other entries in the tiers' own domain stand beside the tiers."""
-    both = tree(Domain("genops", (Descriptor("path", "/v1*", limits=(Limit(5, "second", name="path"),)),)))
+    """Descriptors of other entries in the tiers' own domain stand beside the tiers, however alike their names are."""
+    others = (
+        Descriptor("path", "/v1*", limits=(Limit(5, "second", name="path"),)),
+        Descriptor("customer", limits=(Limit(5, "second"),)),
+        Descriptor("customer_id_hash", limits=(Limit(5, "second"),)),
+    )
+    both = tree(Domain("genops", others))
 
     assert told(match((b"path", b"/v1/x"), of=both)) == ("path", b"genops:{genops|path=/v1/x}:tb1", False)
     assert told(match((b"customer_id", b"acme"), of=both)) == told(match((b"customer_id", b"acme")))
@@ -139,6 +144,19 @@ def test_a_file_may_not_speak_of_the_tiers_entries(key: str, value: str) -> None
 
     with pytest.raises(LimitsError, match=r"^a\.yaml: the descriptor .* write it in another domain"):
         tree(file)
+
+
+def test_the_tiers_are_of_their_own_domain_only() -> None:
+    """In another domain a file may speak of the tiers' entries, and means what it says: there is no default tier."""
+    free = Descriptor("customer_tier", "free", limits=(Limit(1, "hour", name="file"),))
+    both = tree(Domain("other", (free,)))
+
+    for entries in ((b"customer_tier", b"gold"), (b"customer_id", b"acme")):
+        assert both.match(b"other", Asked((entries,))) is None
+    found = both.match(b"other", Asked(((b"customer_tier", b"free"),)))
+    assert found is not None
+    assert (found.met[0].rule.limit.name, found.met[0].key) == ("file", b"genops:{other|customer_tier=free}:tb3600")
+    assert told(match((b"customer_id", b"acme"), of=both)) == told(match((b"customer_id", b"acme")))
 
 
 def test_without_an_anonymous_limit_a_file_may_limit_addresses() -> None:

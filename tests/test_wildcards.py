@@ -1,5 +1,7 @@
 """Which values a pattern of ``*`` matches, and in which order patterns are tried."""
 
+import tracemalloc
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -32,7 +34,12 @@ def test_a_star_is_zero_or_more_bytes(pattern: bytes, text: bytes) -> None:
         (b"foo*bar*baz", b"foobarbaz", True),
         (b"foo*bar*baz", b"foo123baz", False),
         (b"foo*bar*baz", b"bar456baz", False),
+        (b"foo*bar", b"foobar", True),
         (b"ab*ba", b"aba", False),
+        (b"a*a", b"a", False),
+        (b"*a*", b"ab", True),
+        (b"a**b", b"ab", True),
+        (b"a*b*b", b"ab", False),
         (b"*", b"", True),
         (b"\xff*", b"\xff\x00", True),
     ],
@@ -56,6 +63,21 @@ def test_patterns_are_tried_in_the_order_of_their_declaration() -> None:
     assert list(ways.each(b"r", b"abc")) == [5]
 
 
+def test_memory_grows_as_the_patterns_do() -> None:
+    """A hundred times as many patterns, half of them of any key, take about a hundred times the memory."""
+
+    def taken(count: int) -> int:
+        patterns = [(b"%d%b" % (number, b"*"[number % 2 :]), b"x*", number) for number in range(count)]
+        tracemalloc.start()
+        ways = Wildcards(patterns)
+        held, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert list(ways.each(b"1", b"xy")) == [1]
+        return held
+
+    assert taken(10_000) < 200 * taken(100)
+
+
 def test_a_star_in_a_key_is_of_key_and_value_joined() -> None:
     """A pattern with a star in its key is matched against ``key_value``, as envoyproxy/ratelimit does by accident."""
     ways = Wildcards([(b"k*", b"v", 1), (b"k*c", b"", 2)])
@@ -63,3 +85,12 @@ def test_a_star_in_a_key_is_of_key_and_value_joined() -> None:
     assert list(ways.each(b"key", b"v")) == [1]
     assert list(ways.each(b"key", b"abc")) == [2]
     assert list(ways.each(b"kc", b"x")) == []
+
+
+def test_without_a_star_in_its_key_nothing_is_joined() -> None:
+    """A pattern of values is met under its own key alone: (a, b_c) and (a_b, c) are not one."""
+    ways = Wildcards([(b"a", b"b_c*", 1)])
+
+    assert list(ways.each(b"a", b"b_c")) == [1]
+    assert list(ways.each(b"a", b"c")) == []
+    assert list(ways.each(b"a_b", b"c")) == []

@@ -124,7 +124,7 @@ def _secret(form: str) -> bytes:
     match kind:
         case "public":
             style, _, name = argument.partition(":")
-            return _PUBLIC_FORMS[style](name)
+            return PUBLIC_FORMS[style](name)
         case "hex":
             return bytes.fromhex(argument)
         case "text":
@@ -141,7 +141,7 @@ def _pem(name: str) -> bytes:
     return _public(name, Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 
-_PUBLIC_FORMS: dict[str, Callable[[str], bytes]] = {
+PUBLIC_FORMS: dict[str, Callable[[str], bytes]] = {
     "pem_spki_nonl": lambda name: _pem(name).rstrip(b"\n"),
     "pem_pkcs1": lambda name: _public(name, Encoding.PEM, PublicFormat.PKCS1),
     "der_spki": lambda name: _public(name, Encoding.DER, PublicFormat.SubjectPublicKeyInfo),

@@ -44,8 +44,9 @@ class Allowances:
     def transact(self, hits: Sequence[Hit], now: int) -> Answer:
         """Decide a group of hits, and take it from the allowances.
 
-        `now` is in microseconds that the store was usable so far. Charges and refunds always fit, and
-        change no allowance: they tell of what was granted before.
+        `now` is in microseconds that the store was usable so far. Charges and refunds always fit. A charge takes, into
+        debt where it must: who asks by looks, as the cost comes later, would otherwise pass for ever. A refund changes
+        no allowance: it may be of what was taken before.
         """
         local = [self._local(hit) for hit in hits]
         spent = {hit.key: self._spent.get(hit.key) for hit in hits if not hit.terms.open_after}
@@ -68,7 +69,7 @@ class Allowances:
         if hit.terms.open_after:
             return hit._replace(look=True)  # on a bucket that nobody keeps, and so is full
         allowance = _allowance(hit.meter, hit.terms.allowance)
-        if hit.role >= Role.CHARGE:
+        if hit.role is Role.REFUND:
             return hit._replace(meter=allowance, look=True)
         if allowance.capacity and hit.key not in self._spent and len(self._spent) >= self._most:
             self.crowded += 1

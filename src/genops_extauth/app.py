@@ -24,6 +24,7 @@ from structlog.typing import FilteringBoundLogger
 from genops_extauth import __version__, debug_face, http_face, logs
 from genops_extauth.certificates import CredentialsError
 from genops_extauth.config import Lay, load
+from genops_extauth.credential_store import CredentialStore
 from genops_extauth.environment import overlay
 from genops_extauth.gate import Clocks, Gate
 from genops_extauth.generations import Generations
@@ -41,8 +42,12 @@ from genops_extauth.server import GrpcServer, Handlers, HttpServer, ListenError,
 from genops_extauth.server_tls import ServerTls
 from genops_extauth.settings import Config
 from genops_extauth.storage import Storage, open_storage
+from genops_extauth.store_client import open_client
 from genops_extauth.summary import exposure
 from genops_extauth.telemetry import Telemetry
+
+_CREDENTIALS_WITHIN = 1.0
+"""Seconds for an operation on credentials; whoever waits for one has a deadline of its own."""
 
 _SERVICES = {"identity": AUTHORIZATION, "rate_limits": RATE_LIMIT}
 _REFERENCE = "ratelimit"
@@ -55,6 +60,7 @@ class _Sidecar:
 
     log: FilteringBoundLogger
     storage: Storage
+    credentials: CredentialStore | None
     gate: Gate
     grpc: GrpcServer
     faces: Mapping[str, HttpServer]
@@ -107,6 +113,8 @@ def _background(sidecar: _Sidecar) -> Iterator[Coroutine[None, None, None]]:
     yield sidecar.health.watch()
     yield sidecar.reloader.watch()
     yield sidecar.storage.tend()
+    if sidecar.credentials is not None:
+        yield sidecar.credentials.run()
     if sidecar.given is not None:
         yield sidecar.given.run()
 
@@ -133,17 +141,22 @@ async def _build(config: Config, read: Callable[[], Config], path: Path | None, 
 
     folder = path.parent if path is not None else Path()
     storage = await open_storage(config.store, folder, telemetry, stack)
-    generations = await stack.enter_async_context(Generations(partial(_tell_fetch, telemetry)))
+    clocks = Clocks(time.time, time.monotonic)
+    credentials = await _credentials(config, storage, clocks, telemetry, stack)
+    generations = await stack.enter_async_context(Generations(partial(_tell_fetch, telemetry), credentials))
     generation = await generations.build(config)
-    telemetry.configured(config.tiers, [entry.issuer for entry in config.identity.jwt], generation)
+    telemetry.configured(config.tiers, [entry.issuer for entry in config.identity.issuers], generation)
     telemetry.limits_loaded(config.rate_limits.remarks)
-    gate = Gate(generation, storage.front, Clocks(time.time, time.monotonic), telemetry, new_id=_new_id)
+    gate = Gate(generation, storage.front, clocks, telemetry, new_id=_new_id)
     reloader = Reloader(config, read=read, path=path, gate=gate, generations=generations, telemetry=telemetry)
     given = _given(config, folder, reloader=reloader, gate=gate, generations=generations, telemetry=telemetry)
     _watch(metrics, sink, generations=generations, storage=storage, gate=gate, reloader=reloader)
+    if credentials is not None:
+        metrics.watch_revocations(credentials.feed.statistics)
 
     services = [_SERVICES[name] for name in config.server.services]
     grpc = await _grpc(config.server, folder, Face(gate).handlers(services), telemetry)
+    metrics.watch_certificate(lambda: grpc.certificate_expires)
     health = Health(
         (lambda: generations.ready) if AUTHORIZATION in services else None,
         (lambda: given is None or given.ready) if RATE_LIMIT in services else None,
@@ -152,7 +165,26 @@ async def _build(config: Config, read: Callable[[], Config], path: Path | None, 
         log,
     )
     faces = dict(_faces(config, health, registry, metrics, gate))
-    return _Sidecar(log, storage, gate, grpc, faces, health, reloader, given)
+    return _Sidecar(log, storage, credentials, gate, grpc, faces, health, reloader, given)
+
+
+async def _credentials(
+    config: Config, storage: Storage, clocks: Clocks, telemetry: Telemetry, stack: AsyncExitStack
+) -> CredentialStore | None:
+    """Open what the store keeps of credentials, where any are asked for."""
+    if "identity" not in config.server.services:
+        return None
+    client = open_client(storage.target, _CREDENTIALS_WITHIN)
+    stack.push_async_callback(client.aclose)
+    credentials = CredentialStore(
+        client,
+        config.store.key_prefix,
+        clocks,
+        max_wait=config.identity.revocation.max_wait,
+        tell=telemetry.revocations_told,
+    )
+    stack.push_async_callback(credentials.close)
+    return credentials
 
 
 async def _grpc(server: Server, folder: Path, handlers: Handlers, telemetry: Telemetry) -> GrpcServer:
@@ -204,7 +236,7 @@ def _watch(
     metrics: Metrics, sink: LogSink, *, generations: Generations, storage: Storage, gate: Gate, reloader: Reloader
 ) -> None:
     metrics.watch_keys(partial(_keys_now, generations))
-    metrics.watch_token_caches(lambda: gate.generation.verifier.statistics())  # noqa: PLW0108 - the generation changes
+    metrics.watch_token_caches(lambda: generations.verifier.statistics())  # noqa: PLW0108 - it changes
     metrics.watch_log(sink.statistics)
     metrics.watch_store(storage.readings)
     metrics.watch_exposure(lambda: exposure(gate.generation.tree, reloader.current.store.outage.processes))
@@ -223,7 +255,7 @@ def _new_id() -> str:
 
 def _tell_fetch(telemetry: Telemetry, issuer: str, fetched: Fetched) -> None:
     detail = fetched.detail or "; ".join(fetched.skipped)
-    telemetry.keys_fetched(issuer, error=fetched.error or "", detail=detail)
+    telemetry.keys_fetched(issuer, step=fetched.step, error=fetched.error or "", detail=detail, remarks=fetched.remarks)
 
 
 def _keys_now(generations: Generations) -> dict[str, KeysNow]:

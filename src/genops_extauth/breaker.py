@@ -39,6 +39,11 @@ class Breaker:
         return was_open
 
 
+def pause(failures: int) -> float:
+    """Seconds to wait after so many failures before it is tried again."""
+    return min(LONGEST, SHORTEST * 2.0 ** min(failures, 10))  # 2.0 ** 1024 would raise
+
+
 def pauses() -> Iterator[float]:
     """Seconds to wait before each probe, without end."""
-    return (min(LONGEST, SHORTEST * 2.0 ** min(number, 10)) for number in itertools.count())
+    return map(pause, itertools.count())

@@ -3,13 +3,15 @@
 --
 -- KEYS     the distinct keys of the batch; and, where there is an ARGV[2], a last one for the mark of charges made
 -- ARGV[1]  big-endian numbers without padding:
---            for each key:     kind, three numbers                    byte double double double
---                                1 token bucket     capacity, refill, tick         (parts, parts per tick, microseconds)
---                                2 fixed window     capacity, length, -            (tokens, microseconds)
---                                3 sliding window   capacity, length, -
---                                4 calendar window  capacity, start, finish        (microseconds since the epoch)
---            for each group:   number of hits                         uint16
---              for each hit:   index of its key, role, cost           uint16 byte double   (from 1; hits.Role, + 8: look; parts)
+--            number of meters                                         uint16
+--            for each meter: kind, three numbers                      byte double double double
+--                              1 token bucket     capacity, refill, tick         (parts, parts per tick, microseconds)
+--                              2 fixed window     capacity, length, -            (tokens, microseconds)
+--                              3 sliding window   capacity, length, -
+--                              4 calendar window  capacity, start, finish        (microseconds since the epoch)
+--            for each hit:   its key, its meter, role, cost           uint16 uint16 byte double
+--                              key and meter from 1, and all hits on a key have one meter; role: hits.Role, + 8: look,
+--                              + 16: the last of its group; cost: parts
 -- ARGV[2]  the number of these charges and refunds: where the mark says that they were made, they are left out
 -- Returns  for each hit, in order, the level that it found (double, parts), in a sliding window also what was used in the
 --          window before; then the time (double, microseconds). All else follows from that.
@@ -19,18 +21,19 @@
 -- is none of ours counts as missing, as a lost key does: an error would fail every request that shares a batch with it, again
 -- and again; this heals with the next hit.
 
-local BUCKET, FIXED, SLIDING, CALENDAR = 1, 2, 3, 4
-local MUST, QUOTA, CHARGE, REFUND, LOOK = 1, 2, 4, 5, 8
+local BUCKET, SLIDING, CALENDAR = 1, 3, 4
+local MUST, QUOTA, CHARGE, LOOK, LAST = 1, 2, 4, 8, 16
 local EXACT = 2 ^ 53
 local SLACK = 1000 -- milliseconds; covers rounding to whole ticks and milliseconds
 local MARKED = 86400000 -- milliseconds; far longer than anybody goes on sending charges again to a server that answers
+local HIT, HIT_SIZE = 'HHBd', 13
 local pack, unpack_numbers, floor, ceil = struct.pack, struct.unpack, math.floor, math.ceil
 local min, max = math.min, math.max
 
 local clock = redis.call('TIME') -- the only clock
 local now = clock[1] * 1000000 + clock[2]
 
-local keys, packed, at = #KEYS, ARGV[1], 1
+local keys, packed = #KEYS, ARGV[1]
 local charging = true
 if ARGV[2] then
   local made = tonumber(redis.call('GET', KEYS[keys]) or nil)
@@ -41,135 +44,158 @@ if ARGV[2] then
   keys = keys - 1
 end
 
+-- A table is allocated anew each time it outgrows itself, so what few batches need is in tables that stay empty in most.
 local values = keys > 0 and redis.call('MGET', unpack(KEYS, 1, keys)) or {}
-local kinds, capacities, tops = {}, {}, {}
-local refills, ticks, times = {}, {}, {} -- of buckets
-local used, starts, previous, ends = {}, {}, {}, {} -- of windows; `ends`: when the value means nothing any more
-local loaded, levels = {}, {}
+local kinds, capacities, second, third = {}, {}, {}, {} -- of meters
+local meters, loaded, levels = {}, {}, {} -- of keys, as is all below
+local windows, previous = {}, {} -- what is known of a window; and what was used in the one before a sliding one
 local ahead, asked = {}, {} -- stored later than now, as the clock stepped back; hit by what takes
+
+local count, at = unpack_numbers('>H', packed)
+for meter = 1, count do
+  kinds[meter], capacities[meter], second[meter], third[meter], at = unpack_numbers('>Bddd', packed, at)
+end
+
+local function bucket(key, meter)
+  local capacity, refill, tick = capacities[meter], second[meter], third[meter]
+  local value = values[key]
+  if not value or #value ~= 24 then
+    return capacity
+  end
+  local held, size, updated = unpack_numbers('>ddd', value)
+  -- Not a number fails every comparison; more than fits is cut off below.
+  if not (size > 0 and size - held <= EXACT and updated >= 0) then
+    return capacity
+  end
+  if size ~= capacity then
+    held = max(floor(held / size * capacity), capacity - EXACT)
+  end
+  local elapsed = floor(now / tick) - floor(updated / tick)
+  if elapsed < 0 then
+    ahead[key], elapsed = true, 0
+  end
+  return elapsed * refill < capacity - held and held + elapsed * refill or capacity
+end
 
 local function counts(number)
   return number >= -EXACT and number <= EXACT -- not a number fails both
 end
 
-for i = 1, keys do
-  local kind, capacity, b, c, level
-  kind, capacity, b, c, at = unpack_numbers('>Bddd', packed, at)
-  local value = values[i]
-  if kind == BUCKET then
-    local time = floor(now / c)
-    level = capacity
-    if value and #value == 24 then
-      local held, size, updated = unpack_numbers('>ddd', value)
-      -- Not a number fails every comparison; more than fits is cut off below.
-      if size > 0 and size - held <= EXACT and updated >= 0 then
-        if size ~= capacity then
-          held = max(floor(held / size * capacity), capacity - EXACT)
-        end
-        local elapsed = time - floor(updated / c)
-        ahead[i] = elapsed < 0
-        elapsed = elapsed < 0 and 0 or elapsed
-        if elapsed * b < capacity - held then
-          level = held + elapsed * b
-        end
-      end
-    end
-    refills[i], ticks[i], times[i], tops[i] = b, c, time, capacity
-  else
-    local count, began, before = 0, -1, 0
-    if value and #value == 16 then
-      count, began = unpack_numbers('>dd', value)
-    elseif value and #value == 24 then
-      count, began, before = unpack_numbers('>ddd', value)
-    end
-    if not (counts(count) and counts(began) and counts(before)) then
-      count, began, before = 0, -1, 0
-    end
-    local start = now - now % b
-    if kind == CALENDAR then
-      start = (now >= c or began == c) and c or b
-      ends[i] = start + 2 * (c - b)
-    else
-      ends[i] = start + b
-    end
-    if kind == SLIDING then
-      if began < start then
-        before, count = (began >= start - b) and count or 0, 0
-      end
-      tops[i] = capacity - ceil(before * ((b - now % b) / b))
-      ends[i] = ends[i] + b
-    else
-      count = began >= start and count or 0
-      tops[i] = capacity
-    end
-    level = tops[i] - count
-    used[i], starts[i], previous[i] = count, start, before
+local function window(key, meter)
+  local kind, capacity, b, c = kinds[meter], capacities[meter], second[meter], third[meter]
+  local value = values[key]
+  local used, began, before = 0, -1, 0
+  if value and #value == 16 then
+    used, began = unpack_numbers('>dd', value)
+  elseif value and #value == 24 then
+    used, began, before = unpack_numbers('>ddd', value)
   end
-  kinds[i], capacities[i] = kind, capacity
-  loaded[i], levels[i] = level, level
+  if not (counts(used) and counts(began) and counts(before)) then
+    used, began, before = 0, -1, 0
+  end
+  local start, length, top = now - now % b, b, capacity
+  if kind == CALENDAR then
+    start = (now >= c or began == c) and c or b
+    length = 2 * (c - b)
+  end
+  if kind == SLIDING then
+    if began < start then
+      before, used = (began >= start - b) and used or 0, 0
+    end
+    top = capacity - ceil(before * ((b - now % b) / b))
+    length = 2 * b
+    previous[key] = before
+  elseif began < start then
+    used = 0
+  end
+  windows[key] = {used = used, start = start, ends = start + length, top = top} -- `ends`: when it means nothing any more
+  return top - used
 end
 
+local function top(key)
+  return windows[key] and windows[key].top or capacities[meters[key]]
+end
+
+local hits = {unpack_numbers('>' .. string.rep(HIT, (#packed - at + 1) / HIT_SIZE), packed, at)} -- and the end
 local found, n = {}, 0
-while at <= #packed do
-  local count
-  count, at = unpack_numbers('>I2', packed, at)
-  local must, quotas, exhausted, took, costs = true, 0, 0, {}, {}
-  for hit = 1, count do
-    local key, role, cost
-    key, role, cost, at = unpack_numbers('>I2Bd', packed, at)
-    local look = role >= LOOK
-    role = look and role - LOOK or role
-    local level = levels[key]
+local must, quotas, exhausted = true, 0, 0
+local takers, costs, took = {}, {}, 0
+for i = 1, #hits - 1, 4 do
+  local key, role, cost = hits[i], hits[i + 2], hits[i + 3]
+  local last = role >= LAST
+  role = last and role - LAST or role
+  local look = role >= LOOK
+  role = look and role - LOOK or role
+  local level = levels[key]
+  if not level then
+    local meter = hits[i + 1]
+    level = kinds[meter] == BUCKET and bucket(key, meter) or window(key, meter)
+    meters[key], loaded[key], levels[key] = meter, level, level
+  end
+  n = n + 1
+  found[n] = level
+  if previous[key] then
     n = n + 1
-    found[n] = kinds[key] == SLIDING and pack('>dd', level, previous[key]) or pack('>d', level)
-    asked[key] = asked[key] or not look
-    if role >= CHARGE then
-      if charging and not look then
-        if role == CHARGE then
-          levels[key] = min(level, max(level - cost, capacities[key] - EXACT))
-        else
-          levels[key] = max(level, min(level + cost, tops[key]))
-        end
+    found[n] = previous[key]
+  end
+  if ahead[key] and not look then
+    asked[key] = true
+  end
+  if role >= CHARGE then
+    if charging and not look then
+      if role == CHARGE then
+        levels[key] = min(level, max(level - cost, capacities[meters[key]] - EXACT))
+      else
+        levels[key] = max(level, min(level + cost, top(key)))
       end
-    else
-      local fits = cost <= level
-      if role == MUST then
-        must = must and fits
-      elseif role == QUOTA then
-        quotas = quotas + 1
-        exhausted = exhausted + (fits and 0 or 1)
-      end
-      if fits and not look then
-        levels[key] = level - cost
-        took[#took + 1], costs[#costs + 1] = key, cost
-      end
+    end
+  else
+    local fits = cost <= level
+    if role == MUST then
+      must = must and fits
+    elseif role == QUOTA then
+      quotas = quotas + 1
+      exhausted = exhausted + (fits and 0 or 1)
+    end
+    if fits and not look then
+      levels[key] = level - cost
+      took = took + 1
+      takers[took], costs[took] = key, cost
     end
   end
-  if not must or (quotas > 0 and quotas == exhausted) then
-    for i = 1, #took do
-      -- What was refunded meanwhile fills a bucket at most.
-      levels[took[i]] = min(levels[took[i]] + costs[i], tops[took[i]])
+  if last then
+    if not must or (quotas > 0 and quotas == exhausted) then
+      for taken = 1, took do
+        -- What was refunded meanwhile fills a bucket at most.
+        local taker = takers[taken]
+        levels[taker] = min(levels[taker] + costs[taken], top(taker))
+      end
     end
+    must, quotas, exhausted, took = true, 0, 0, 0
   end
 end
 
-for i = 1, keys do
-  local level, capacity = levels[i], capacities[i]
-  if kinds[i] == BUCKET then
-    if level >= capacity then
-      if level ~= loaded[i] then
-        redis.call('DEL', KEYS[i])
-      end
-    elseif level ~= loaded[i] or (ahead[i] and asked[i]) then
-      local tick = ticks[i]
-      local ttl = ceil(ceil((capacity - level) / refills[i]) * tick / 1000) + SLACK
-      redis.call('SET', KEYS[i], pack('>ddd', level, capacity, times[i] * tick), 'PX', ttl < EXACT and ttl or EXACT)
+for key = 1, keys do
+  local level, before = levels[key], loaded[key]
+  if windows[key] then
+    if level ~= before then
+      local one = windows[key]
+      local used = one.used + before - level
+      local value = previous[key] and pack('>ddd', used, one.start, previous[key]) or pack('>dd', used, one.start)
+      redis.call('SET', KEYS[key], value, 'PX', max(0, ceil((one.ends - now) / 1000)) + SLACK)
     end
-  elseif level ~= loaded[i] then
-    local count = used[i] + loaded[i] - level
-    local value = kinds[i] == SLIDING and pack('>ddd', count, starts[i], previous[i]) or pack('>dd', count, starts[i])
-    redis.call('SET', KEYS[i], value, 'PX', max(0, ceil((ends[i] - now) / 1000)) + SLACK)
+  elseif level ~= before or asked[key] then
+    local meter = meters[key]
+    local capacity, refill, tick = capacities[meter], second[meter], third[meter]
+    if level < capacity then
+      local ttl = ceil(ceil((capacity - level) / refill) * tick / 1000) + SLACK
+      local value = pack('>ddd', level, capacity, floor(now / tick) * tick)
+      redis.call('SET', KEYS[key], value, 'PX', ttl < EXACT and ttl or EXACT)
+    elseif level ~= before then
+      redis.call('DEL', KEYS[key])
+    end
   end
 end
-found[n + 1] = pack('>d', now)
-return table.concat(found)
+n = n + 1
+found[n] = now
+return pack('>' .. string.rep('d', n), unpack(found, 1, n))

@@ -95,9 +95,9 @@ class Bucket:
         """Microseconds until `missing` parts have come back; up to a tick more, as one has begun already."""
         return -(-missing // self.refill) * self.tick
 
-    def full(self, left: int, now: int, found: tuple[int, ...]) -> int:
+    def full(self, left: int, _now: int, _found: tuple[int, ...]) -> int:
         """Microseconds until it is full again, `left` parts being in it."""
-        return self.wait(self.capacity - left, now, found)
+        return -((left - self.capacity) // self.refill) * self.tick
 
 
 def bucket(limit: int, period: int, burst: int | None = None) -> Bucket:

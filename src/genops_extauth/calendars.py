@@ -43,7 +43,6 @@ class Calendar:
         except (KeyError, ValueError, OSError):  # OSError: a folder of zones, such as "Europe"
             raise ValueError("no such time zone: write an IANA name such as Europe/Berlin, or UTC") from None
         self.unit = unit
-        self.zone = zone
         self._edges = (0, 0, 0)
         self._windows: dict[int, CalendarWindow] = {}
 

@@ -54,6 +54,11 @@ def read_credentials(files: Files, known: Credentials | None = None) -> Credenti
         return _read(files, known)  # A Secret is swapped at one moment: half of each is the past at the second look.
 
 
+def expires(pem: bytes) -> float:
+    """When the first of these certificates expires, in seconds since the epoch: from then on the chain is broken."""
+    return min(each.not_valid_after_utc.timestamp() for each in load_pem_x509_certificates(pem))
+
+
 def _read(files: Files, known: Credentials | None) -> Credentials:
     found: dict[str, bytes] = {}
     complaints: list[Complaint] = []

@@ -1,4 +1,4 @@
-"""The command line: serve, ratelimit, demo, check-config, schema, explain, health, migrate.
+"""The command line: serve, ratelimit, demo, check-config, schema, explain, health, migrate, keys, revocations.
 
 Exit codes: 0 done; 1 refused, unhealthy, or a wrong answer; 2 the input is bad, and the message says what to write
 instead. Errors go to standard error, start with ``genops-extauth:``, and end without a period.
@@ -10,30 +10,22 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import BinaryIO, NoReturn
+from typing import BinaryIO
 
 import click
 import uvloop
 
 from genops_extauth import __version__, app, config, demo, explain, health_probe, summary
 from genops_extauth.check_messages import request_of
+from genops_extauth.command_line import CONFIG, fail, load, store_url
 from genops_extauth.embedded import EmbeddedValkeyError
-from genops_extauth.environment import Overlay, overlay
+from genops_extauth.environment import Overlay
+from genops_extauth.keys_command import keys_command
 from genops_extauth.migrate import migrate as migrate_from
 from genops_extauth.ratelimit_environment import ratelimit_overlay, ratelimit_warnings
+from genops_extauth.revocations_command import revocations_command
 from genops_extauth.server import ListenError
-from genops_extauth.store_address import target
 from genops_extauth.strict_yaml import Plain
-
-_CONFIG = click.option(
-    "-c",
-    "--config",
-    "path",
-    type=click.Path(dir_okay=False, path_type=Path),
-    envvar="GENOPS_CONFIG",
-    show_envvar=True,
-    help="The configuration file. Without one, JWT_PUBLIC_KEY, ALLOWED_ISSUERS and ALLOWED_AUDIENCES must be set.",
-)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -43,26 +35,26 @@ def main() -> None:
 
 
 @main.command()
-@_CONFIG
+@CONFIG
 def serve(path: Path | None) -> None:
     """Answer the gateway until SIGTERM; SIGHUP and a changed file reload the configuration."""
-    settings = _load(path)
+    settings = load(path)
     try:
         uvloop.run(app.serve(settings, path, os.environ))
     except (ListenError, EmbeddedValkeyError) as error:
-        _fail(str(error))
+        fail(str(error))
 
 
 @main.command("ratelimit")
 def ratelimit_command() -> None:
     """Stand in for envoyproxy/ratelimit: its environment variables, its files, its ports, and no identity."""
-    settings = _load(None, _reference_environment)
+    settings = load(None, _reference_environment)
     for warning in ratelimit_warnings(os.environ):
         click.echo(f"genops-extauth: {warning}", err=True)
     try:
         uvloop.run(app.serve(settings, None, os.environ, _reference_environment))
     except (ListenError, EmbeddedValkeyError) as error:
-        _fail(str(error))
+        fail(str(error))
 
 
 def _reference_environment(_: Mapping[str, Plain], environ: Mapping[str, str]) -> Overlay:
@@ -89,9 +81,9 @@ def migrate_ratelimit(directory: Path, output: Path | None) -> None:
             with output.open("x") as file:
                 file.write(migration.config_yaml)
         except FileExistsError:
-            _fail(f"{output} exists; name a new file")
+            fail(f"{output} exists; name a new file")
         except OSError as error:
-            _fail(f"{output} cannot be written: {error.strerror}")
+            fail(f"{output} cannot be written: {error.strerror}")
     click.echo("\n".join(migration.lines()))
 
 
@@ -103,10 +95,10 @@ def demo_command(*, once: bool) -> None:
 
 
 @main.command("check-config")
-@_CONFIG
+@CONFIG
 def check_config(path: Path | None) -> None:
     """Validate the configuration and say what it means; every error at once, exit code 2."""
-    click.echo("\n".join(summary.summary(_load(path))))
+    click.echo("\n".join(summary.summary(load(path))))
 
 
 @main.command()
@@ -117,7 +109,7 @@ def schema() -> None:
 
 @main.command("explain", context_settings={"allow_extra_args": True})
 @click.pass_context
-@_CONFIG
+@CONFIG
 @click.option("--method", default="GET", show_default=True, help="The request's method.")
 @click.option("--path", "target", default="/", show_default=True, help="The request's path.")
 @click.option("--host", default="", help="The request's host.")
@@ -143,13 +135,13 @@ def explain_command(
     Nothing is consumed. Exit code 0 where it would pass, 1 where it would be refused.
     """
     if context.args:  # click would repeat it, and it may be a token
-        _fail("explain takes no argument: send a token on standard input, every process can read it here")
+        fail("explain takes no argument: send a token on standard input, every process can read it here")
     fields = _fields(headers.read() if headers else b"")
     if wants_token:
         fields.append((b"authorization", b"Bearer " + _token()))
     request = request_of(method, target, host, fields)
     folder = Path() if path is None else path.parent
-    told = asyncio.run(explain.explain(_load(path), request, store=_store(store), folder=folder))
+    told = asyncio.run(explain.explain(load(path), request, store=store_url(store), folder=folder))
     click.echo(json.dumps(told.document(), indent=2) if as_json else "\n".join(told.lines()))
     sys.exit(told.refused is not None)
 
@@ -159,7 +151,7 @@ def _fields(lines: bytes) -> list[tuple[bytes, bytes]]:
     for number, line in enumerate(lines.splitlines(), start=1):
         name, colon, value = line.partition(b":")
         if line.strip() and not (colon and name.strip()):
-            _fail(f"line {number} of the headers is no header; write Name: value")
+            fail(f"line {number} of the headers is no header; write Name: value")
         if colon:
             fields.append((name.strip(), value.strip()))
     return fields
@@ -168,20 +160,8 @@ def _fields(lines: bytes) -> list[tuple[bytes, bytes]]:
 def _token() -> bytes:
     token = sys.stdin.buffer.read().strip()
     if not token:
-        _fail("no token came on standard input; send it there, and put headers into a file")
+        fail("no token came on standard input; send it there, and put headers into a file")
     return token
-
-
-def _store(text: str | None) -> str | None:
-    if text is None:
-        return None
-    try:
-        url = target(text)
-    except ValueError as error:
-        _fail(f"--store: {error}")
-    if url.password is not None:
-        _fail("--store: leave the password out, every process can read it here; store.password_file is used")
-    return url.url
 
 
 _PEM = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -209,7 +189,7 @@ def health(
 ) -> None:
     """Ask a running sidecar for its gRPC health; exit code 0 when SERVING, 1 otherwise."""
     if (cert_file is None) != (key_file is None):
-        _fail("a certificate and its key go together: give --cert-file and --key-file, or neither")
+        fail("a certificate and its key go together: give --cert-file and --key-file, or neither")
     if http is not None:
         status = health_probe.ask_readiness(http, timeout)
     else:
@@ -219,15 +199,5 @@ def health(
     sys.exit(status != health_probe.SERVING)
 
 
-def _load(path: Path | None, lay: config.Lay = overlay) -> config.Config:
-    try:
-        return config.load(path, os.environ, lay)
-    except config.ConfigError as error:
-        for problem in error.problems:
-            click.echo(f"genops-extauth: {problem}", err=True)
-        sys.exit(2)
-
-
-def _fail(message: str) -> NoReturn:
-    click.echo(f"genops-extauth: {message}", err=True)
-    sys.exit(2)
+main.add_command(keys_command)
+main.add_command(revocations_command)

@@ -14,13 +14,15 @@ from pydantic import ValidationError
 from pydantic.json_schema import JsonSchemaValue
 
 from genops_extauth.environment import Overlay, overlay
-from genops_extauth.issuers import Claims, Identity, Issuer, Jwks, Keys
+from genops_extauth.identity_section import Identity
+from genops_extauth.issuers import Claims, Issuer, Jwks, Keys
 from genops_extauth.limit_sections import Limit, RateLimits
 from genops_extauth.notation import Address, Rate, UnixPath
 from genops_extauth.problems import MAX_PROBLEMS, ConfigError, Finding, Problem, findings, spelled
 from genops_extauth.ratelimit_files import Loaded, read_directory
 from genops_extauth.ratelimit_meanings import meanings
-from genops_extauth.sections import Governance, Log, Route, Server
+from genops_extauth.route_sections import Route
+from genops_extauth.sections import Governance, Log, Server
 from genops_extauth.settings import Config
 from genops_extauth.sources import SourceError, Sources, read
 from genops_extauth.store_sections import Store

@@ -16,7 +16,7 @@ import aiohttp
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from genops_extauth.policy import RESERVED, RESERVED_PREFIX
+from genops_extauth.reserved_headers import RESERVED, RESERVED_PREFIX
 
 ISSUER = "https://issuer.demo.example"
 AUDIENCE = "genops-demo"

@@ -68,10 +68,8 @@ class Denials:
 
     async def transact(self, hits: Sequence[Hit], within: float | None = None) -> Answer:
         """Refuse what is known to be refused, or ask. Raises as the inner store does."""
-        question = _question(hits)
-        denial = self._denied.get(question)
-        if denial is not None:
-            repeated = self._repeat(question, denial, hits)
+        if self._denied:
+            repeated = self._repeated_to(hits)
             if repeated is not None:
                 return repeated
         sent = self._clock()
@@ -82,14 +80,18 @@ class Denials:
                 if hit.role is _REFUND:
                     self._refund(hit.key)
         if not answer.granted:
-            self._remember(question, hits, answer, sent)
+            self._remember(hits, answer, sent)
         return answer
 
     def statistics(self) -> Statistics:
         """Return the present figures."""
         return Statistics(len(self._denied), self._repeated)
 
-    def _repeat(self, question: _Question, denial: _Denial, hits: Sequence[Hit]) -> Answer | None:
+    def _repeated_to(self, hits: Sequence[Hit]) -> Answer | None:
+        question = _question(hits)
+        denial = self._denied.get(question)
+        if denial is None:
+            return None
         now = self._clock()
         # A refusal may be older than a refund that was done before it came, so when it was sent counts.
         if now >= denial.until or self._is_refunded(hits, denial.sent):
@@ -102,11 +104,12 @@ class Denials:
         levels = tuple([_later(level, elapsed) for level in denial.levels])
         return Answer(False, levels, _MEMORY)  # noqa: FBT003 - as its first field says; by name it takes twice the time
 
-    def _remember(self, question: _Question, hits: Sequence[Hit], answer: Answer, sent: float) -> None:
+    def _remember(self, hits: Sequence[Hit], answer: Answer, sent: float) -> None:
         if answer.origin is not Origin.STORE or not all(_is_lasting(hit) for hit in hits):
             return
         pairs = zip(hits, answer.levels, strict=True)
         wait = min(level.wait - _slack(hit.meter) for hit, level in pairs if not level.fits)
+        question = _question(hits)
         self._denied.pop(question, None)
         self._denied[question] = _Denial(tuple(hits), answer.levels, sent, sent + min(wait / SECOND, LONGEST))
         if len(self._denied) > self._most:

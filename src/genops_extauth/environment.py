@@ -107,11 +107,11 @@ def _store(result: Overlay) -> None:
 
 def _identity(result: Overlay) -> None:
     identity = result.data.get("identity")
-    issuers = identity.get("jwt") if isinstance(identity, dict) else None
-    if issuers:
+    issuers = [identity.get(kind) for kind in ("jwt", "hmac")] if isinstance(identity, dict) else []
+    if any(issuers):
         for name in _IDENTITY:
             if name in result.environ and not _mentioned(name, issuers):
-                message = "identity.jwt in the file says whom to believe; remove this variable, or that list"
+                message = "identity.jwt or .hmac in the file says whom to believe; remove this variable, or that list"
                 result.complaints.append((name, message))
         return
     missing = [name for name in _IDENTITY if name not in result.environ]

@@ -7,58 +7,26 @@ them, so those before the one that refused have passed, and those after it were 
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from genops_extauth.bucket import SECOND
-from genops_extauth.gate import Clocks, Decided, Gate
+from genops_extauth.credential_store import CredentialStore
+from genops_extauth.decision_checks import Refusals, checks
+from genops_extauth.gate import Clocks, Decided, Gate, Generation
 from genops_extauth.generations import Generations
 from genops_extauth.hits import Answer, Hit, Level
 from genops_extauth.limits import Met, Tree
 from genops_extauth.logs import clean
-from genops_extauth.model import Allowed, Denied, Descriptor, Grant, Outcome, Reason, Request, StoreUnavailable
-from genops_extauth.policy import DENIALS
+from genops_extauth.model import Allowed, Denied, Descriptor, Grant, Outcome, Request, StoreUnavailable
+from genops_extauth.refusal_table import DENIALS
 from genops_extauth.settings import Config
 from genops_extauth.storage import opened
 from genops_extauth.store_address import Kind
 from genops_extauth.store_choice import Store
+from genops_extauth.store_client import open_client
 from genops_extauth.tiers import CUSTOMER_KEY, TIER_KEY
-
-_RESERVED_NAME = (Reason.REQUEST_MALFORMED, "the name of a reserved header")
-
-CHECKS: Mapping[str, frozenset[Reason | tuple[Reason, str]]] = {
-    "credential: one bearer token": frozenset(
-        {Reason.CREDENTIALS_MISSING, Reason.CREDENTIALS_AMBIGUOUS, Reason.CREDENTIALS_UNSUPPORTED}
-    ),
-    "token: size and compact form": frozenset({Reason.TOKEN_TOO_LARGE, Reason.TOKEN_MALFORMED}),
-    "token: header": frozenset({Reason.TOKEN_HEADER_REFUSED}),
-    "token: claims can be read": frozenset({Reason.TOKEN_CLAIMS_MALFORMED}),
-    "token: issuer is configured": frozenset({Reason.TOKEN_ISSUER_UNKNOWN}),
-    "token: algorithm is the issuer's": frozenset({Reason.TOKEN_ALGORITHM_REFUSED}),
-    "token: names a subject": frozenset({(Reason.TOKEN_CLAIMS_MALFORMED, "sub")}),
-    "token: audience is ours": frozenset({Reason.TOKEN_AUDIENCE_WRONG, (Reason.TOKEN_CLAIMS_MALFORMED, "aud")}),
-    "token: valid now": frozenset(
-        {Reason.TOKEN_EXPIRED, Reason.TOKEN_NOT_YET_VALID}
-        | {(Reason.TOKEN_CLAIMS_MALFORMED, claim) for claim in ("exp", "nbf", "iat")}
-    ),
-    "token: key is known": frozenset(
-        {
-            Reason.TOKEN_KEY_UNKNOWN,
-            Reason.KEYS_UNAVAILABLE,
-            (Reason.TOKEN_ALGORITHM_REFUSED, "its key is for another algorithm"),
-        }
-    ),
-    "token: signature": frozenset({Reason.TOKEN_SIGNATURE_WRONG}),
-    "identity: attributes are usable": frozenset({Reason.ATTRIBUTE_UNUSABLE}),
-    "identity: tier is the issuer's to grant": frozenset({Reason.TIER_NOT_GRANTED}),
-    "request: well formed": frozenset({Reason.REQUEST_MALFORMED, Reason.REQUEST_INCONSISTENT}),
-    "identity: required attributes": frozenset({Reason.ATTRIBUTE_MISSING}),
-    "request: names of reserved headers": frozenset({_RESERVED_NAME}),
-}
-"""Each check with its refusals: a reason, or one of its details where a reason has several places."""
-
-_OPEN = "route: open to everybody"
-_CHECKS_WHERE_OPEN = (_OPEN, "request: well formed", "request: names of reserved headers")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +70,16 @@ class Explanation:
             document |= {"refused": refused}
         if self.allowed is not None:
             grant = self.allowed.grant
-            removed = [*grant.removed, *self.allowed.aliases]
+            removed = [*grant.removed, *self.allowed.removed]
             document |= {"identity": _who(grant), "headers": dict(grant.headers), "headers_to_remove": removed}
         return document | {"buckets": [_bucket_document(bucket) for bucket in self.buckets]}
 
 
 def _who(grant: Grant) -> dict[str, str] | None:
-    return None if grant.identity is None else {"issuer": grant.identity.issuer, "subject": grant.identity.subject}
+    identity = grant.identity
+    if identity is None:
+        return None
+    return {"method": identity.method, "issuer": identity.issuer, "subject": identity.subject}
 
 
 def _bucket_document(bucket: Bucket) -> dict[str, object]:
@@ -119,10 +90,10 @@ def _bucket_document(bucket: Bucket) -> dict[str, object]:
 def _told(allowed: Allowed) -> Iterator[str]:
     identity = allowed.grant.identity
     # A subject is what the token says, any text. What else is told of a client has passed a check of its own.
-    who = "none: an open route" if identity is None else f"{clean(identity.subject)} of {identity.issuer}"
+    who = "none is asked for" if identity is None else f"{clean(identity.subject)} of {identity.issuer}"
     yield f"identity {who}"
     yield from (f"set      {name}: {value}" for name, value in allowed.grant.headers)
-    yield from (f"remove   {name} (sent by the client)" for name in allowed.aliases)
+    yield from (f"remove   {name} (sent by the client)" for name in allowed.removed)
     yield f"remove   {', '.join(allowed.grant.removed)} (always)"
 
 
@@ -133,29 +104,57 @@ def _state(bucket: Bucket) -> str:
     return f"{verdict}, {'full' if bucket.level.fits else 'passes'} in {bucket.level.reset} s"
 
 
+_CLOCKS = Clocks(time.time, time.monotonic)
+_PATIENCE = 5.0
+"""Seconds: a person waits."""
+
+
 async def explain(config: Config, request: Request, *, store: str | None = None, folder: Path = Path()) -> Explanation:
     """Follow one request through a configuration, whose files are in `folder`. Keys are fetched where it says.
 
     Buckets are looked at where it says, or in the `store` at a URL: nobody else knows where a running sidecar's
     embedded one is.
     """
-    async with Generations(observe=lambda _issuer, _fetched: None) as generations:
+    async with AsyncExitStack() as stack:
+        credentials = await _credentials(config, folder, store, stack)
+        generations = await stack.enter_async_context(Generations(lambda _issuer, _fetched: None, credentials))
         generation = await generations.build(config)
-        clocks = Clocks(time.time, time.monotonic)
-        gate = Gate(generation, _Unseen(), clocks, _Unseen(), new_id=lambda: str(uuid.uuid4()))
-        verdict = (await gate.check(request, lambda: None)).verdict
-    checks = _CHECKS_WHERE_OPEN if generation.policy.is_open(request) else tuple(CHECKS)
+        if credentials is not None and credentials.listens:
+            await credentials.feed.look()
+        gate = Gate(generation, _Unseen(), _CLOCKS, _Unseen(), new_id=lambda: str(uuid.uuid4()))
+        verdict = (await gate.check(request, lambda: _PATIENCE)).verdict
+    passed = _checks_of(generation, request)
     if isinstance(verdict, Denied):
-        return _refusal(verdict, checks)
+        return _refusal(verdict, passed)
     buckets = await _buckets(generation.tree, config, verdict.grant, folder, store)
-    return Explanation(checks, None, "", verdict, buckets)
+    return Explanation(tuple(passed), None, "", verdict, buckets)
 
 
-def _refusal(denied: Denied, checks: Sequence[str]) -> Explanation:
+async def _credentials(config: Config, folder: Path, url: str | None, stack: AsyncExitStack) -> CredentialStore | None:
+    """Open what the store keeps of credentials; nobody else knows where a running sidecar's embedded one is."""
+    place = config.store.target(folder, url)
+    if place.kind is Kind.EMBEDDED:
+        return None
+    client = open_client(place, _PATIENCE)
+    stack.push_async_callback(client.aclose)
+    credentials = CredentialStore(client, config.store.key_prefix, _CLOCKS, max_wait=0.0, tell=lambda _: None)
+    stack.push_async_callback(credentials.close)
+    return credentials
+
+
+def _checks_of(generation: Generation, request: Request) -> Mapping[str, Refusals]:
+    policy = generation.policy
+    route = policy.route(request)
+    found = (name for name in route.accepts if name != "anonymous" and name in generation.authenticators)
+    method = next((name for name in found if generation.authenticators[name].presented(request)), None)
+    return checks(route, method, unasked=policy.unasked(route, request))
+
+
+def _refusal(denied: Denied, passed: Mapping[str, Refusals]) -> Explanation:
     for refusal in ((denied.reason, denied.detail), denied.reason):
-        for place, check in enumerate(checks):
-            if refusal in CHECKS.get(check, ()):
-                return Explanation(tuple(checks[:place]), denied, check, None, ())
+        for place, (check, refusals) in enumerate(passed.items()):
+            if refusal in refusals:
+                return Explanation(tuple(passed)[:place], denied, check, None, ())
     return Explanation((), denied, "decision", None, ())
 
 

@@ -22,7 +22,7 @@ from pydantic import (
 )
 
 from genops_extauth import notation
-from genops_extauth.policy import ATTRIBUTES
+from genops_extauth.reserved_headers import ATTRIBUTES
 from genops_extauth.sources import Sources
 from genops_extauth.strict_yaml import Step
 
@@ -30,9 +30,9 @@ T = TypeVar("T")
 K = TypeVar("K")
 V = TypeVar("V")
 
-# 256 is what `claims` takes as an attribute; 64 what `limits` writes into a key as it is.
 _LARGEST_SIZE = 2**31 - 1  # bytes; gRPC counts them in 32 bits, one of them for the sign
 
+# 256 is what `claims` takes as an attribute; 64 what `limit_keys` writes into a key as it is.
 _VISIBLE = re.compile(r"[!-~](?:[ -~]{0,254}[!-~])?")
 _ATTRIBUTE_VALUE = re.compile(r"(?=.{1,256}$)[!-+\--~]+(?: [!-+\--~]+)*")  # as `claims` takes them from tokens
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")

@@ -19,10 +19,13 @@ from genops_extauth.limits import Match, Tree
 from genops_extauth.model import (
     Denied,
     Descriptor,
+    Form,
     Grant,
     Identity,
     KeysUnavailable,
     Limited,
+    Method,
+    Outage,
     Outcome,
     Reason,
     Request,
@@ -30,23 +33,21 @@ from genops_extauth.model import (
     Telling,
     Verdict,
 )
-from genops_extauth.policy import NOBODY, Policy
+from genops_extauth.policy import Policy
 from genops_extauth.quota import AS_DECLARED, Asked, Counted, Modes, asked, limited
-from genops_extauth.tokens import UnknownKey, Verifier
+from genops_extauth.routes import Route
 
-# Envoy's clients hang up at their deadline; the answer must be on the wire before it.
-_ANSWER_MARGIN = 0.02  # seconds
-# The same for rate limits, of which Envoy's default timeout is 20 ms in all.
+# Envoy's clients hang up at their deadline, for rate limits 20 ms by default; the answer must be there before it.
 _LIMIT_MARGIN = 0.005  # seconds
-# Envoy's default ext_authz timeout is 200 ms; a caller without a deadline is treated as one with it.
-_PATIENCE = 0.2  # seconds
 # Grants are small (about 1 kB with their serialised form); this many identities are active at once on a busy sidecar.
 _GRANTS = 16_384
 
+_IN_HEADERS: tuple[Method, ...] = ("api_key", "jwt")  # that which is seldom there first: its absence ends the question
+_OUTAGES = {KeysUnavailable: Reason.KEYS_UNAVAILABLE, StoreUnavailable: Reason.STORE_UNAVAILABLE}
 _ALL_TOLD = Telling()
 _CHARGE = Role.CHARGE  # an enum's members are looked up slowly
 
-_Refresh = Callable[[], Awaitable[bool]]
+_JSON: Form = "json"
 
 
 class Decided(NamedTuple):
@@ -83,24 +84,64 @@ class Observer(Protocol):
         """Take note of a defect of ours, with its traceback."""
 
 
+class Authenticator(Protocol):
+    """A way to say who one is: a token, an API key, a certificate."""
+
+    def presented(self, request: Request) -> bool:
+        """Whether the request holds a credential of this kind, good or bad."""
+
+    async def authenticate(
+        self, request: Request, wall: Callable[[], float], remaining: Callable[[], float | None]
+    ) -> Identity | Denied | None:
+        """Tell whose credential the request holds: None where it holds none of this kind, and the next may be asked.
+
+        `wall` tells the seconds since the epoch, `remaining` those left until the caller hangs up. Raises
+        `KeysUnavailable` and `StoreUnavailable`.
+        """
+
+
+class Revoked(Protocol):
+    """The credentials that are good for nothing any more, whatever they say themselves."""
+
+    def includes(self, identity: Identity) -> bool:
+        """Whether the credential of this identity was revoked."""
+
+
+class _NobodyRevoked:
+    def includes(self, identity: Identity) -> bool:  # noqa: ARG002 - as `Revoked`
+        return False
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Generation:
     """Everything a reload replaces.
 
-    `modes` say how limits count, `telling` what clients hear of them. `refresh` asks for newer keys of an issuer, by
-    its name; True when they changed.
+    `modes` say how limits count, `telling` what clients hear of them.
     """
 
-    verifier: Verifier
+    authenticators: Mapping[str, Authenticator]
     policy: Policy
     tree: Tree
     modes: Modes = AS_DECLARED
     telling: Telling = _ALL_TOLD
-    refresh: Mapping[str, _Refresh] = field(default_factory=dict)
+    revoked: Revoked = field(default_factory=_NobodyRevoked)
     grants: Callable[[Identity], Grant] = field(init=False)
+    _in_headers: tuple[Authenticator, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "grants", lru_cache(maxsize=_GRANTS)(self.policy.grants))
+        carried = tuple(self.authenticators[name] for name in _IN_HEADERS if name in self.authenticators)
+        object.__setattr__(self, "_in_headers", carried if len(carried) > 1 else ())
+
+    def ambiguous(self, request: Request) -> bool:
+        """Whether the request holds two credentials, which could be of two callers: theirs are never mixed.
+
+        A certificate is not counted: in a mesh it is that of whoever passes the request on, and on every connection.
+        """
+        for method in self._in_headers:
+            if not method.presented(request):
+                return False
+        return bool(self._in_headers)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -134,59 +175,60 @@ class Gate:
         wrong is a refusal.
         """
         started = self._clocks.monotonic()
+        asked, form, name = None, _JSON, ""
         try:
-            verdict = request if isinstance(request, Denied) else await self._verdict(request, remaining)
+            if isinstance(request, Denied):
+                verdict: Verdict = request
+            else:
+                asked, generation = request, self.generation
+                route = generation.policy.route(request)
+                name, form = route.name, generation.policy.form(route, request)
+                verdict = await self._verdict(generation, route, request, remaining)
         except Exception as error:  # noqa: BLE001 - it would become gRPC UNKNOWN, which failure_mode_allow lets pass
             self._observer.failed(error)
             verdict = Denied(Reason.INTERNAL, type(error).__name__)
-        asked = None if isinstance(request, Denied) else request
-        outcome = Outcome(verdict, self._decision_id(), asked, self._clocks.monotonic() - started)
+        seconds = self._clocks.monotonic() - started
+        outcome = Outcome(verdict, self._decision_id(), asked, seconds, form, name)
         self._observer.checked(outcome)
         return outcome
 
     def _decision_id(self) -> str:
         return f"{self._origin}-{next(self._serial):011x}"
 
-    async def _verdict(self, request: Request, remaining: Callable[[], float | None]) -> Verdict:
-        generation = self.generation
-        if generation.policy.is_open(request):
-            return generation.policy.authorize(request, NOBODY, self._new_id)
-        identity = await self._authenticate(generation, request, remaining)
+    async def _verdict(
+        self, generation: Generation, route: Route, request: Request, remaining: Callable[[], float | None]
+    ) -> Verdict:
+        policy = generation.policy
+        if policy.unasked(route, request):
+            return policy.authorize(route, request, policy.nobody, self._new_id)
+        try:
+            identity = await self._authenticate(generation, route, request, remaining)
+        except Outage as outage:
+            return Denied(_OUTAGES[type(outage)], str(outage))
         if isinstance(identity, Denied):
             return identity
-        return generation.policy.authorize(request, generation.grants(identity), self._new_id)
+        if identity is not None and generation.revoked.includes(identity):
+            return Denied(Reason.CREDENTIAL_REVOKED)
+        grant = policy.nobody if identity is None else generation.grants(identity)
+        return policy.authorize(route, request, grant, self._new_id)
 
     async def _authenticate(
-        self, generation: Generation, request: Request, remaining: Callable[[], float | None]
-    ) -> Identity | Denied:
-        token = bearer_token(request)
-        if isinstance(token, Denied):
-            return token
-        try:
-            found = generation.verifier.verify(token, self._clocks.wall())
-            if isinstance(found, UnknownKey) and await self._fresher_keys(generation, found, remaining):
-                found = generation.verifier.verify(token, self._clocks.wall())
-        except KeysUnavailable as outage:
-            return Denied(Reason.KEYS_UNAVAILABLE, str(outage))
-        return Denied(Reason.TOKEN_KEY_UNKNOWN) if isinstance(found, UnknownKey) else found
+        self, generation: Generation, route: Route, request: Request, remaining: Callable[[], float | None]
+    ) -> Identity | Denied | None:
+        """Ask in the route's order; None is somebody of whom the route does not ask who it is.
 
-    async def _fresher_keys(
-        self, generation: Generation, unknown: UnknownKey, remaining: Callable[[], float | None]
-    ) -> bool:
-        """Wait for the issuer's newer keys, as long as the caller's deadline allows: a rotation refuses no good token.
-
-        Only the token with the unknown key waits, never one whose key is known.
+        The first who finds a credential of its kind decides, a bad one too: nobody falls through to a weaker one.
         """
-        refresh = generation.refresh.get(unknown.issuer.issuer)
-        if refresh is None:
-            return False
-        left = remaining()
-        patience = min(_PATIENCE if left is None else left, _PATIENCE) - _ANSWER_MARGIN
-        try:
-            async with asyncio.timeout(patience):
-                return await refresh()
-        except TimeoutError:
-            raise KeysUnavailable(f"{unknown.issuer.issuer}: newer keys did not come in time") from None
+        if generation.ambiguous(request):
+            return Denied(Reason.CREDENTIALS_AMBIGUOUS, "a token and an API key")
+        for method in route.accepts:
+            if method == "anonymous":
+                return None
+            found = await generation.authenticators[method].authenticate(request, self._clocks.wall, remaining)
+            if found is not None:
+                return found
+        unsupported = "authorization" in request.headers
+        return Denied(Reason.CREDENTIALS_UNSUPPORTED if unsupported else Reason.CREDENTIALS_MISSING)
 
     async def limit(
         self, domain: bytes, descriptors: Sequence[Descriptor], hits: int, remaining: float | None = None
@@ -239,20 +281,3 @@ class Gate:
         """Wait for the charges that are under way, whoever hung up on them: the store must stay open until then."""
         while self._charging:
             await asyncio.wait(self._charging)
-
-
-def bearer_token(request: Request) -> bytes | Denied:
-    """Find the bearer token of a request (RFC 6750, 2.1).
-
-    Two Authorization fields are refused, never "first wins": what we would verify and what the upstream would read
-    could differ (CVE-2020-25017, CVE-2021-32777).
-    """
-    field_value = request.headers.get("authorization")
-    if field_value is None:
-        return Denied(Reason.CREDENTIALS_MISSING)
-    if "authorization" in request.repeated:
-        return Denied(Reason.CREDENTIALS_AMBIGUOUS)
-    scheme, _, token = field_value.partition(b" ")
-    if scheme.lower() != b"bearer":
-        return Denied(Reason.CREDENTIALS_UNSUPPORTED)
-    return token.strip(b" ")

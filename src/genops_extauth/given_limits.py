@@ -1,16 +1,19 @@
 """Limits that a management server gives (xDS), put in force as a reload's are: whole, or not at all."""
 
+import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from genops_extauth import limit_sections, xds
-from genops_extauth.declared import Domain
 from genops_extauth.gate import Gate
 from genops_extauth.generations import Generations
 from genops_extauth.limit_compiler import LimitsError
+from genops_extauth.ratelimit_resources import declared
 from genops_extauth.reload import Reloader
 from genops_extauth.telemetry import Telemetry
 from genops_extauth.xds_channel import Settings, Tls
+from genops_extauth.xds_messages import Resource
 
 
 class GivenLimits:
@@ -30,8 +33,7 @@ class GivenLimits:
         self._gate = gate
         self._generations = generations
         self._telemetry = telemetry
-        merge = reloader.current.rate_limits.merge_domains
-        self._source = xds.XdsSource(_settings(section, folder, merge), self._apply, self._tell)
+        self._source = xds.XdsSource(_settings(section, folder), self._apply, self._tell)
         self._start_without = section.start_without
 
     @property
@@ -47,10 +49,14 @@ class GivenLimits:
         """Take limits over as they come, until cancelled."""
         await self._source.run()
 
-    async def _apply(self, given: tuple[Domain, ...]) -> tuple[str, ...]:
+    async def _apply(self, resources: Sequence[Resource]) -> tuple[str, ...]:
         config = None
         while config is not self._reloader.current:  # A reload may have come in between.
             config = self._reloader.current
+            merge = config.rate_limits.merge_domains
+            given, problems = await asyncio.to_thread(declared, resources, merge_domains=merge)
+            if problems:
+                return problems
             try:
                 tree = await self._generations.give(config, given)
             except LimitsError as error:
@@ -67,7 +73,7 @@ class GivenLimits:
             self._telemetry.limits_received(happened.version, happened.problems)
 
 
-def _settings(section: limit_sections.Xds, folder: Path, merge_domains: bool) -> Settings:  # noqa: FBT001 - a setting
+def _settings(section: limit_sections.Xds, folder: Path) -> Settings:
     def at(name: str | None) -> Path | None:
         return None if name is None else folder / name
 
@@ -81,5 +87,4 @@ def _settings(section: limit_sections.Xds, folder: Path, merge_domains: bool) ->
         section.backoff,
         section.backoff_max,
         section.max_bytes,
-        merge_domains,
     )

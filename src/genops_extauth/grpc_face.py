@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import grpc
 
-from genops_extauth.check_messages import read_check, refusal, write_check
+from genops_extauth.check_messages import read_check, refused, write_check
 from genops_extauth.gate import Gate
 from genops_extauth.limit_messages import read_limit, write_limited
 from genops_extauth.model import Reason, StoreUnavailable
@@ -27,7 +27,7 @@ class Face:
         try:
             return write_check(await self.gate.check(read_check(body), context.time_remaining))
         except Exception:  # noqa: BLE001 - the last net: failure_mode_allow lets a failed call pass
-            return refusal(Reason.INTERNAL)
+            return refused(Reason.INTERNAL)
 
     async def should_rate_limit(self, body: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
         """Answer envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit.

@@ -58,8 +58,9 @@ STRICT = Terms(remembered=False)
 """Ask for each hit, and refuse where nobody can be asked."""
 
 
-# An enum's members are looked up slowly, and these for every hit.
+# An enum's members are looked up slowly, and a named tuple's class calls a function written in Python: for every hit.
 _MUST, _CHARGE = Role.MUST, Role.CHARGE
+_made = tuple.__new__
 
 
 class Hit(NamedTuple):
@@ -101,12 +102,15 @@ class Origin(enum.StrEnum):
     """The store could not be asked."""
 
 
+_STORE = Origin.STORE
+
+
 class Answer(NamedTuple):
     """What became of a group: `granted` or refused; `levels` stand one to one with the hits."""
 
     granted: bool
     levels: tuple[Level, ...]
-    origin: Origin = Origin.STORE
+    origin: Origin = _STORE
 
 
 NOTHING_ASKED = Answer(granted=True, levels=())
@@ -136,10 +140,10 @@ class Book:
 def parts(hit: Hit) -> int:
     """The parts that `hit` is about; more than could be taken is one part more than that (`bucket`)."""
     meter = hit.meter
-    asked, most = hit.cost * meter.part, meter.capacity + 1
+    asked, capacity = hit.cost * meter.part, meter.capacity
     if hit.role >= _CHARGE:
-        most = EXACT if meter.capacity else 0  # What admits nothing has no debts.
-    return min(asked, most)
+        return min(asked, EXACT if capacity else 0)  # What admits nothing has no debts.
+    return asked if asked <= capacity else capacity + 1
 
 
 def answer(hits: Sequence[Hit], found: Sequence[Found], now: int) -> Answer:
@@ -148,9 +152,8 @@ def answer(hits: Sequence[Hit], found: Sequence[Found], now: int) -> Answer:
         hit, at = hits[0], found[0]
         level, cost = at[0], parts(hit)
         fits = cost <= level
-        return Answer(
-            fits, (_told(hit.meter, level - cost if fits and not hit.look else level, cost, at, now, fits=fits),)
-        )
+        left = level - cost if fits and not hit.look else level
+        return _made(Answer, (fits, (_told(hit.meter, left, cost, at, now, fits=fits),), _STORE))
     plain = _all_must(hits, found, now)
     if plain is not None:
         return plain
@@ -168,7 +171,8 @@ def _all_must(hits: Sequence[Hit], found: Sequence[Found], now: int) -> Answer |
             return None
         cost = parts(hit)
         costs.append(cost)
-        granted = granted and cost <= at[0]
+        if cost > at[0]:
+            granted = False
     if len({hit.key for hit in hits}) < len(hits):
         return None
     levels = []
@@ -176,7 +180,7 @@ def _all_must(hits: Sequence[Hit], found: Sequence[Found], now: int) -> Answer |
         level = at[0]
         left = level - cost if granted and not hit.look else level
         levels.append(_told(hit.meter, left, cost, at, now, fits=cost <= level))
-    return Answer(granted, tuple(levels))
+    return _made(Answer, (granted, tuple(levels), _STORE))
 
 
 class _Walk(NamedTuple):
@@ -227,11 +231,12 @@ def _answer(hits: Sequence[Hit], found: Mapping[bytes, Found], walk: _Walk, now:
 
 def _told(meter: Meter, left: int, asked: int, found: Found, now: int, *, fits: bool) -> Level:
     remaining = left // meter.part if left > 0 else 0
-    at = found if left == found[0] else (left, *found[1:])
     if fits:
-        return Level(fits, remaining, -(-meter.full(left, now, at) // SECOND) if left < meter.capacity else 0)
+        reset = -(-meter.full(left, now, found) // SECOND) if left < meter.capacity else 0
+        return _made(Level, (fits, remaining, reset, 0))
     # What no bucket of this size can hold (`asked`, with the hits before it) waits until it is full.
-    wait = meter.wait(asked - left, now, at) if asked <= meter.capacity else meter.full(left, now, at)
+    fitting = asked <= meter.capacity
+    wait = meter.wait(asked - left, now, (left, *found[1:])) if fitting else meter.full(left, now, found)
     return Level(fits, remaining, max(1, -(-wait // SECOND)), max(1, wait))
 
 

@@ -1,12 +1,12 @@
-"""The identity section: whom to believe, with which keys, and what each issuer may say."""
+"""Issuers of tokens, as configured: whom to believe, with which keys, and what each may say."""
 
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import combinations
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, PlainValidator, PrivateAttr, ValidationInfo, WithJsonSchema, model_validator
+from pydantic import AfterValidator, Field, PrivateAttr, SecretBytes, ValidationInfo, model_validator
 
+from genops_extauth.claim_sections import Claims, Rule
 from genops_extauth.fields import (
     CheckError,
     Complaint,
@@ -20,32 +20,40 @@ from genops_extauth.fields import (
     setting,
     sources,
 )
+from genops_extauth.issuer_keys import Jwks, Keys, Variable
 from genops_extauth.keyset import KeySetError, from_pem
 from genops_extauth.notation import duration
-from genops_extauth.policy import ATTRIBUTES
 from genops_extauth.publickey import ALGORITHMS
-from genops_extauth.secure_uri import require_secure
+from genops_extauth.secure_uri import discovery_uri
+from genops_extauth.shared_secrets import MIN_BYTES, Secret, SecretError, from_bytes
 from genops_extauth.sources import SourceError
+from genops_extauth.strict_yaml import Step
 
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_MAX_SEGMENTS = 8  # steps; issuers nest custom claims 1 to 3 deep (Keycloak: resource_access.CLIENT.roles)
+__all__ = ["AnyIssuer", "Claims", "Issuer", "Jwks", "Keys", "Rule", "SecretIssuer", "conflicts", "placed"]
 
 _OVERLAP = (
-    "this issuer could mint the customers of entry [{}]: with several issuers write one prefix each, none of them the "
+    "this issuer could mint the customers of {}: with several issuers write one prefix each, none of them the "
     "beginning of another, for example acme: and partner:"
+)
+_SHARED = (
+    "entry [{}] has the same: whoever makes the one's tokens could make the other's; give each a secret of its own"
 )
 
 
-def _jwks_uri(uri: str) -> str:
-    require_secure(uri)
-    return uri
-
-
-def _algorithm(name: str) -> str:
+def _public(name: str) -> str:
     if name.startswith("HS"):
-        raise ValueError("HMAC has one secret for both sides: whoever can verify could sign; use RS256, ES256 or EdDSA")
+        raise ValueError(
+            "HMAC has one secret for both sides: whoever can verify could sign; use RS256, ES256 or EdDSA, or for an "
+            "issuer without a key pair an entry of identity.hmac"
+        )
     if name not in ALGORITHMS:
         raise ValueError(f"no such algorithm; there are {', '.join(sorted(ALGORITHMS))}")
+    return name
+
+
+def _shared(name: str) -> str:
+    if name not in MIN_BYTES:
+        raise ValueError(f"a secret is for {', '.join(MIN_BYTES)} alone; public keys belong under identity.jwt")
     return name
 
 
@@ -64,141 +72,23 @@ def _audiences(names: tuple[str, ...]) -> tuple[str, ...]:
     return distinct(names)
 
 
-def _variable(name: str) -> str:
-    # A key pasted here by mistake would otherwise be shown as the name of a variable that is not set.
-    if not _VARIABLE.fullmatch(name):
-        raise ValueError("write the name of an environment variable, for example JWT_PUBLIC_KEY")
-    return name
-
-
-def claim_path(value: object) -> tuple[str, ...]:
-    """``realm.team`` or ``[https://acme.com/tier]``: the steps to a claim. Raises ValueError."""
-    if isinstance(value, str):
-        if "/" in value:
-            raise ValueError('a claim whose name has dots or slashes is written as a list: ["https://acme.com/tier"]')
-        value = value.split(".")
-    if not isinstance(value, list | tuple) or not all(isinstance(step, str) and step for step in value):
-        raise ValueError("write a claim's name, dots between the steps to a nested one, or a list of the steps")
-    if not 1 <= len(value) <= _MAX_SEGMENTS:
-        raise ValueError(f"a claim is 1 to {_MAX_SEGMENTS} steps away")
-    return tuple(value)
-
-
-ClaimPath = Annotated[
-    tuple[str, ...],
-    PlainValidator(claim_path),
-    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}),
-]
-
-
-class Jwks(Section):
-    """How a JWK Set is fetched and kept.
-
-    The bounds catch slips of the unit: an issuer asked all the time, a stolen key believed for months.
-    """
-
-    refresh_interval: Annotated[Duration, between("10s", "24h")] = setting(
-        duration, "5m", "How often keys are fetched anew; a withdrawn key works for so long."
-    )
-    cooldown: Annotated[Duration, between("1s", "1h")] = setting(
-        duration, "30s", "The pause after a fetch for an unknown key id, or a failed one, before the next such fetch."
-    )
-    max_stale: Annotated[Duration, between("1m", "168h")] = setting(
-        duration, "24h", "For how long keys work while their issuer cannot be reached."
-    )
-    fetch_timeout: Annotated[Duration, between("100ms", "1m")] = setting(
-        duration, "5s", "The longest that one whole fetch may take."
-    )
-
-    @model_validator(mode="after")
-    def _renewed_in_time(self) -> Self:
-        if self.max_stale < self.refresh_interval + self.fetch_timeout:
-            message = (
-                "keys would expire before they are renewed: write at least refresh_interval and fetch_timeout together"
-            )
-            raise CheckError((("max_stale",), message))
-        return self
-
-
-class Keys(Section):
-    """Where an issuer's public keys are: exactly one place."""
-
-    jwks_uri: Annotated[str, AfterValidator(_jwks_uri)] | None = Field(
-        default=None, description="A URL of the issuer's JWK Set: https, or http to loopback."
-    )
-    public_key_file: str | None = Field(
-        default=None, description="A file of PEM public keys or certificates, relative to this file's folder."
-    )
-    public_key_env: Annotated[str, AfterValidator(_variable)] | None = Field(
-        default=None, description="An environment variable that holds PEM public keys."
-    )
-    jwks: Jwks = Field(default_factory=Jwks, description="How the JWK Set of jwks_uri is fetched and kept.")
-    _pem: bytes | None = PrivateAttr(None)
-
-    @property
-    def pem(self) -> bytes | None:
-        """The PEM text of the file or variable, as read at load; None with `jwks_uri`."""
-        return self._pem
-
-    @property
-    def static(self) -> str | None:
-        """The name of the field that the PEM text comes from."""
-        return next((name for name in ("public_key_file", "public_key_env") if getattr(self, name) is not None), None)
-
-    @model_validator(mode="after")
-    def _one_place(self) -> Self:
-        places = (self.jwks_uri, self.public_key_file, self.public_key_env)
-        if sum(place is not None for place in places) != 1:
-            raise ValueError("write exactly one of jwks_uri, public_key_file, public_key_env")
-        if "jwks" in self.model_fields_set and self.jwks_uri is None:
-            raise CheckError((("jwks",), "is about jwks_uri; a key from a file or the environment is not fetched"))
-        return self
-
-    @model_validator(mode="after")
-    def _read(self, info: ValidationInfo) -> Self:
-        """Read while validating, so that a missing file is told together with everything else."""
-        if self.static is None:
-            return self
-        try:
-            if self.public_key_file is not None:
-                self._pem = sources(info).file(self.public_key_file)
-            elif self.public_key_env is not None:
-                self._pem = sources(info).variable(self.public_key_env).encode(errors="surrogateescape")
-        except SourceError as error:
-            raise CheckError(((self.static,), str(error))) from None
-        return self
-
-
-class Claims(Section):
-    """Which claim holds which governance attribute; `~` where none does."""
-
-    team: ClaimPath | None = setting(claim_path, "team", "The claim that holds the team.")
-    project: ClaimPath | None = setting(claim_path, "project", "The claim that holds the project.")
-    customer_id: ClaimPath | None = setting(claim_path, "sub", "The claim that names the customer.")
-    customer_tier: ClaimPath | None = setting(claim_path, "tier", "The claim that holds the customer's tier.")
-    cost_center: ClaimPath | None = setting(claim_path, "cost_center", "The claim that holds the cost center.")
-
-    @property
-    def paths(self) -> Mapping[str, tuple[str, ...]]:
-        """The mapped attributes, each with the steps to its claim."""
-        found = {name: getattr(self, name) for name in ATTRIBUTES}
-        return {name: path for name, path in found.items() if path is not None}
-
-
-class Issuer(Section):
-    """One issuer of JSON Web Tokens, and what it may say."""
+class AnyIssuer(Section):
+    """Who makes tokens, and what it may say, however it signs them."""
 
     issuer: Visible = Field(description="The `iss` of its tokens, compared byte by byte.")
     audiences: Annotated[tuple[Visible, ...], AfterValidator(_audiences)] = Field(
         description="The `aud` values that mean this service; a token must hold one of them."
     )
-    # RS256 is what OpenID Connect makes every issuer offer (Core 1.0, 15.1). A longer default would let a key be used
-    # with an algorithm that its issuer never meant it for (RFC 8725, 3.1).
-    algorithms: Annotated[tuple[Annotated[str, AfterValidator(_algorithm)], ...], AfterValidator(_algorithms)] = Field(
-        default=("RS256",), description=f"What its tokens may be signed with: {', '.join(sorted(ALGORITHMS))}."
+    claims: Claims = Field(default_factory=Claims, description="Which claim holds what.")
+    profile: Literal["any", "access_token"] = Field(
+        default="any", description="access_token takes nothing but access tokens by RFC 9068 (typ at+jwt)."
     )
-    keys: Keys = Field(description="Where its public keys are.")
-    claims: Claims = Field(default_factory=Claims, description="Which claim holds which governance attribute.")
+    # An issuer whose key was stolen, or that makes a slip, must not hand out tokens for ever. Access tokens last an
+    # hour at most places; the upper bound catches a slip of the unit.
+    max_lifetime: Annotated[Duration, between("1s", "8760h")] | None = Field(
+        default=None, description="The longest from iat, which must then be there, to exp; by default any."
+    )
+    rules: tuple[Rule, ...] = Field(default=(), description="What its tokens must say besides; all rules must hold.")
     tiers: tuple[Name, ...] | None = Field(
         default=None,
         description="The tiers that it may grant. May be left out, for all tiers, where only one issuer signs.",
@@ -210,6 +100,26 @@ class Issuer(Section):
         duration, "30s", "How far its clock may be off when exp, nbf and iat are checked."
     )
 
+
+class Issuer(AnyIssuer):
+    """One issuer of JSON Web Tokens that has a key pair."""
+
+    # RS256 is what OpenID Connect makes every issuer offer (Core 1.0, 15.1). A longer default would let a key be used
+    # with an algorithm that its issuer never meant it for (RFC 8725, 3.1).
+    algorithms: Annotated[tuple[Annotated[str, AfterValidator(_public)], ...], AfterValidator(_algorithms)] = Field(
+        default=("RS256",), description=f"What its tokens may be signed with: {', '.join(sorted(ALGORITHMS))}."
+    )
+    keys: Keys = Field(description="Where its public keys are.")
+
+    @model_validator(mode="after")
+    def _discoverable(self) -> Self:
+        if self.keys.discovery:
+            try:
+                discovery_uri(self.issuer)
+            except ValueError as error:
+                raise CheckError((("issuer",), f"is to be asked for its keys: {error}")) from None
+        return self
+
     @model_validator(mode="after")
     def _usable_key(self) -> Self:
         if self.keys.pem is not None and self.keys.static is not None:
@@ -220,26 +130,75 @@ class Issuer(Section):
         return self
 
 
-class Identity(Section):
-    """Who may ask."""
+class SecretIssuer(AnyIssuer):
+    """One issuer of JSON Web Tokens that shares a secret with us, and so could be anybody who knows it."""
 
-    jwt: tuple[Issuer, ...] = Field(default=(), description="The issuers whose JSON Web Tokens are believed.")
+    algorithms: Annotated[tuple[Annotated[str, AfterValidator(_shared)], ...], AfterValidator(_algorithms)] = Field(
+        default=("HS256",), description=f"What its tokens may be signed with: {', '.join(MIN_BYTES)}."
+    )
+    secret_file: str | None = Field(
+        default=None, description="A file that holds the secret; a line break at its end is none of it."
+    )
+    secret_env: Variable | None = Field(default=None, description="An environment variable that holds the secret.")
+    _secret: SecretBytes = PrivateAttr(SecretBytes(b""))
+
+    @property
+    def place(self) -> str:
+        """The name of the field that the secret comes from."""
+        return "secret_file" if self.secret_env is None else "secret_env"
+
+    @property
+    def secret(self) -> Secret:
+        """The secret, as read at load."""
+        return from_bytes(self._secret.get_secret_value(), self.algorithms)
+
+    @model_validator(mode="after")
+    def _read(self, info: ValidationInfo) -> Self:
+        if (self.secret_file is None) == (self.secret_env is None):
+            raise ValueError("write exactly one of secret_file, secret_env")
+        try:
+            if self.secret_env is not None:
+                found = sources(info).variable(self.secret_env).encode(errors="surrogateescape")
+            else:
+                found = sources(info).file(str(self.secret_file))
+            # Editors end a file with a line break, and so do many who make a Kubernetes Secret of one.
+            self._secret = SecretBytes(found.removesuffix(b"\n").removesuffix(b"\r"))
+            from_bytes(self._secret.get_secret_value(), self.algorithms)
+        except (SourceError, SecretError) as error:
+            raise CheckError(((self.place,), str(error))) from None
+        return self
 
 
-def one_signer(issuer: Issuer, other: Issuer) -> bool:
-    """Whether two issuers are pinned to one key: who holds its private half speaks for both whatever we do."""
-    return issuer.keys.pem is not None and issuer.keys.pem == other.keys.pem
+def one_signer(issuer: AnyIssuer, other: AnyIssuer) -> bool:
+    """Whether two issuers are pinned to one public key: who holds its private half speaks for both whatever we do."""
+    return (
+        isinstance(issuer, Issuer)
+        and isinstance(other, Issuer)
+        and issuer.keys.pem is not None
+        and issuer.keys.pem == other.keys.pem
+    )
 
 
-def conflicts(issuers: tuple[Issuer, ...]) -> Iterator[Complaint]:
-    """What keeps issuers from being told apart; paths are relative to ``identity.jwt``."""
-    for (first, one), (second, other) in combinations(enumerate(issuers), 2):
+def placed(jwt: tuple[Issuer, ...], hmac: tuple[SecretIssuer, ...]) -> tuple[tuple[tuple[Step, ...], AnyIssuer], ...]:
+    """Every issuer with its path below ``identity``."""
+    public = [(("jwt", index), entry) for index, entry in enumerate(jwt)]
+    return (*public, *((("hmac", index), entry) for index, entry in enumerate(hmac)))
+
+
+def conflicts(jwt: tuple[Issuer, ...], hmac: tuple[SecretIssuer, ...] = ()) -> Iterator[Complaint]:
+    """What keeps issuers from being told apart; paths are relative to ``identity``."""
+    entries = placed(jwt, hmac)
+    for ((kind, index), one), (path, other) in combinations(entries, 2):
+        where = f"entry [{index}]" if kind == path[0] else f"identity.{kind}[{index}]"
         if one.issuer == other.issuer:
-            yield (second, "issuer"), f"the same issuer stands in entry [{first}]; join the two"
+            yield (*path, "issuer"), f"the same issuer stands in {where}; join the two"
         elif not one_signer(one, other):
             a, b = one.customer_prefix, other.customer_prefix
             if a.startswith(b) or b.startswith(a):
-                yield (second, "customer_prefix"), _OVERLAP.format(first)
-    for index, issuer in enumerate(issuers):
-        if issuer.tiers is None and not all(one_signer(issuer, other) for other in issuers if other is not issuer):
-            yield (index, "tiers"), "with several issuers write which tiers each may grant, for example [free]"
+                yield (*path, "customer_prefix"), _OVERLAP.format(where)
+    for (first, one), (second, other) in combinations(enumerate(hmac), 2):
+        if one.secret.value == other.secret.value:
+            yield ("hmac", second, other.place), _SHARED.format(first)
+    for path, issuer in entries:
+        if issuer.tiers is None and not all(one_signer(issuer, other) for _, other in entries if other is not issuer):
+            yield (*path, "tiers"), "with several issuers write which tiers each may grant, for example [free]"

@@ -42,10 +42,14 @@ class MalformedError(ValueError):
 
 
 class Signed(NamedTuple):
-    """A compact JWS taken apart, its signature not checked. `algorithm` and `kid` are the header's, typed."""
+    """A compact JWS taken apart, its signature not checked. `algorithm`, `kid` and `type` are the header's, typed.
+
+    `type` is ``jwt`` or ``at+jwt``, however it was written; None where the header has none.
+    """
 
     algorithm: str
     kid: str | None
+    type: str | None
     claims: Mapping[str, object]
     signing_input: bytes
     signature: bytes
@@ -67,15 +71,14 @@ def parse(token: bytes) -> Signed | Denied:
         claims = parse_object(payload)
     except MalformedError as error:
         return Denied(Reason.TOKEN_CLAIMS_MALFORMED, str(error))
-    algorithm, kid = header
-    return Signed(algorithm, kid, claims, token[: token.rindex(b".")], signature)
+    return Signed(*header, claims, token[: token.rindex(b".")], signature)
 
 
 # All tokens of a key have one header, and reading it was a quarter of what an expired token costs. A hostile client
 # can fill this with headers of its own, of 2 KiB each at most: then it saves nothing, and holds half a MiB.
 @lru_cache(maxsize=256)
-def _header(segment: bytes) -> tuple[str, str | None] | Denied:
-    """Read a header: its alg and kid. Raises `MalformedError`."""
+def _header(segment: bytes) -> tuple[str, str | None, str | None] | Denied:
+    """Read a header: its alg, kid and typ. Raises `MalformedError`."""
     if len(segment) > _LONGEST_HEADER:
         raise MalformedError("the header is too long")
     header = parse_object(decode_base64url(segment))
@@ -84,7 +87,7 @@ def _header(segment: bytes) -> tuple[str, str | None] | Denied:
         return refusal
     kid = header.get("kid")
     assert kid is None or isinstance(kid, str)  # noqa: S101 - for mypy: _header_refusal saw to it
-    return str(header["alg"]), kid
+    return str(header["alg"]), kid, _media_type(header.get("typ"))
 
 
 def decode_base64url(text: bytes) -> bytes:

@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from genops_extauth.hits import STRICT, Hit, Meter, Role
+from genops_extauth.hits import Hit, Meter, Role
 
 LARGEST = 100_000
 """Keys in a journal: about 30 MB. More customers than that within one outage, and the rest is dropped, and counted."""
@@ -71,7 +71,7 @@ class Journal:
             self._refunds -= entry.refund
             self._charges -= entry.charge
             amounts = ((entry.refund, Role.REFUND), (entry.charge, Role.CHARGE))
-            taken += [Hit(key, entry.meter, cost, role, terms=STRICT) for cost, role in amounts if cost]
+            taken += [Hit(key, entry.meter, cost, role) for cost, role in amounts if cost]
         return taken
 
     def owed(self) -> Owed:

@@ -21,13 +21,11 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
-import aiohttp
-
-from genops_extauth.key_fetch import FetchError, FetchFailed, fetch_keys
+from genops_extauth.key_fetch import FetchError, FetchFailed, Found, Step
 from genops_extauth.keyset import KeySet
 from genops_extauth.model import KeysUnavailable
-from genops_extauth.secure_uri import require_secure
 
 _FIRST_RETRY = 1.0
 """Seconds. A mesh's proxy that starts beside us takes about as long until it lets us out."""
@@ -43,7 +41,7 @@ class Settings:
 
     A withdrawn key works for `refresh_interval` more at most, or, while its issuer is down, for `max_stale`. For
     `cooldown` unknown kids cause no fetch, after one that they caused and after one that failed. `timeout` is for a
-    whole fetch, `max_bytes` for the body as decompressed.
+    whole fetch, discovery included, `max_bytes` for the key set as decompressed.
 
     Raises `ValueError` where keys would expire before they are renewed.
     """
@@ -62,21 +60,30 @@ class Settings:
             )
 
 
+class Place(Protocol):
+    """Where an issuer's keys are: at a configured URI (`key_fetch.KeysAt`), or where it says itself (`Discovered`)."""
+
+    async def fetch(self, *, seconds: float, max_bytes: int) -> Found:
+        """Fetch once, in at most `seconds`. Raises `key_fetch.FetchFailed`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """How one fetch went. Without an `error` it went well.
+    """How one fetch went. Without an `error` it went well; with one, it failed at `step`.
 
     `detail` says more of the error, in words that are not the server's. `keys` counts the usable keys that came,
-    `skipped` says why for each other one. `changed`: `current` answers something else than before.
+    `skipped` says why for each other one, and `remarks` are warnings although it went well. `changed`: `current`
+    answers something else than before.
     """
 
-    uri: str
     seconds: float
     error: FetchError | None = None
+    step: Step = Step.KEYS
     detail: str = ""
     keys: int = 0
     changed: bool = False
     skipped: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,37 +91,34 @@ class KeyStatus:
     """What can be said of an issuer's keys. `failures` counts those since the last success.
 
     `loaded`: there are keys to check tokens with. `age_seconds` is since the last success, None before the first.
+    `last_error` is the last fetch's, and `failed_step` where it occurred; None where it went well.
     """
 
     loaded: bool
     age_seconds: float | None
     keys: int
     last_error: FetchError | None
+    failed_step: Step | None
     failures: int
 
 
 class RemoteKeys:
-    """The keys at `uri`; a `tokens.KeySource`. Between `start` and `close` they are renewed in the background.
+    """The keys at `place`; a `tokens.KeySource`. Between `start` and `close` they are renewed in the background.
 
-    Raises `ValueError` for a URI that keys must not come from. The caller owns `session` (`key_fetch.open_session`) and
-    closes it after this. `observe` is told of every fetch; it must not block. `clock` is monotonic, in seconds.
+    The caller owns the session of `place` and closes it after this. `observe` is told of every fetch; it must not
+    block. `clock` is monotonic, in seconds.
     """
 
     def __init__(
         self,
-        uri: str,
-        algorithms: frozenset[str],
+        place: Place,
         settings: Settings,
         *,
-        session: aiohttp.ClientSession,
         observe: Callable[[Fetched], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        require_secure(uri)
-        self._uri = uri
-        self._algorithms = algorithms
+        self._place = place
         self._settings = settings
-        self._session = session
         self._observe = observe
         self._clock = clock
         self._keys: KeySet | None = None
@@ -122,7 +126,7 @@ class RemoteKeys:
         self._asked_until = -math.inf
         self._failed_until = -math.inf
         self._failures = 0
-        self._last_error: FetchError | None = None
+        self._failed: tuple[Step, FetchError] | None = None
         self._flight: asyncio.Task[bool] | None = None
         self._renewal: asyncio.Task[None] | None = None
         self._closed = False
@@ -145,18 +149,20 @@ class RemoteKeys:
         changed = flight is not None and await _landed(flight)
         if self._closed and not changed:
             raise KeysUnavailable("the configuration was just replaced; try again")
-        if self._last_error is not None:
-            raise KeysUnavailable(f"the latest keys could not be fetched: {self._last_error}")
+        if self._failed is not None:
+            raise KeysUnavailable(f"the latest keys could not be fetched: {': '.join(self._failed)}")
         return changed
 
     def status(self) -> KeyStatus:
         """What metrics, readiness and the admin API say of these keys."""
         keys = self.current()
+        step, error = self._failed or (None, None)
         return KeyStatus(
             loaded=keys is not None,
             age_seconds=None if self._keys is None else self._clock() - self._renewed_at,
             keys=len(keys.keys) if keys else 0,
-            last_error=self._last_error,
+            last_error=error,
+            failed_step=step,
             failures=self._failures,
         )
 
@@ -195,21 +201,19 @@ class RemoteKeys:
         started = self._clock()
         limits = self._settings
         try:
-            found = await fetch_keys(
-                self._session, self._uri, self._algorithms, seconds=limits.timeout, max_bytes=limits.max_bytes
-            )
+            found = await self._place.fetch(seconds=limits.timeout, max_bytes=limits.max_bytes)
         except FetchFailed as failure:
-            self._fail(failure.code)
-            self._tell(Fetched(self._uri, self._clock() - started, failure.code, failure.detail))
+            self._fail(failure)
+            self._tell(Fetched(self._clock() - started, failure.code, failure.step, failure.detail))
             return False
         changed = self._keep(found.keys, started)
         seconds, count = self._clock() - started, len(found.keys.keys)
-        self._tell(Fetched(self._uri, seconds, keys=count, changed=changed, skipped=found.skipped))
+        self._tell(Fetched(seconds, keys=count, changed=changed, skipped=found.skipped, remarks=found.remarks))
         return changed
 
-    def _fail(self, code: FetchError) -> None:
+    def _fail(self, failure: FetchFailed) -> None:
         self._failures += 1
-        self._last_error = code
+        self._failed = (failure.step, failure.code)
         self._failed_until = self._clock() + self._settings.cooldown
 
     def _keep(self, keys: KeySet, asked_at: float) -> bool:
@@ -219,7 +223,7 @@ class RemoteKeys:
         # What the answer says was true when it was asked for at the earliest: its age counts from there.
         self._renewed_at = asked_at
         self._failures = 0
-        self._last_error = None
+        self._failed = None
         self._failed_until = -math.inf
         return self.current() is not before
 

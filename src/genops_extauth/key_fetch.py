@@ -1,4 +1,4 @@
-"""One fetch of a key set: bounded in time and size, nothing followed, and its errors translated in one place.
+"""One fetch from an issuer: bounded in time and size, nothing followed, and its errors translated in one place.
 
 An issuer is trusted to name its keys and with nothing else. Its server may be broken or taken over: it must not be able
 to hold us up, fill the memory, block the event loop or send us elsewhere (redirects: CVE-2026-102267).
@@ -7,12 +7,17 @@ to hold us up, fill the memory, block the event loop or send us elsewhere (redir
 import asyncio
 import enum
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from functools import partial
+from typing import Final, TypeVar
 
 import aiohttp
 
 from genops_extauth.keyset import KeySet, KeySetError, parse_jwks
+from genops_extauth.secure_uri import require_secure
+
+T = TypeVar("T")
 
 _HEADERS: Final = {
     "Accept": "application/jwk-set+json, application/json",  # RFC 7517 section 8.5.2; what comes back is not trusted
@@ -21,6 +26,13 @@ _HEADERS: Final = {
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})  # RFC 9110 section 15.4
 _LONGEST_DETAIL: Final = 500
 """Characters. A set of 100 unusable keys has 100 reasons, and the first few say it all."""
+
+
+class Step(enum.StrEnum):
+    """Which of an issuer's documents was asked for."""
+
+    DISCOVERY = "discovery"
+    KEYS = "keys"
 
 
 class FetchError(enum.StrEnum):
@@ -42,25 +54,33 @@ class FetchError(enum.StrEnum):
     """The body is over the limit, after decompression."""
     NOT_A_KEY_SET = "not_a_key_set"
     """The body is not a JWK Set, has too many keys, or no usable one."""
+    NOT_A_DISCOVERY_DOCUMENT = "not_a_discovery_document"
+    """The body is not the metadata of an OpenID provider, or names no key set."""
+    ISSUER_MISMATCH = "issuer_mismatch"
+    """The discovery document is another issuer's: configure its issuer exactly as it writes it, if that is right."""
+    JWKS_URI_REFUSED = "jwks_uri_refused"
+    """The discovery document names a key set that must not be fetched: not https, or an address inside."""
     UNEXPECTED = "unexpected"
     """Anything else: a fault of ours."""
 
 
 class FetchFailed(Exception):  # noqa: N818 - `FetchError` is its code
-    """Raised when a fetch brought no keys. `detail` is in our words or the system's, never the server's."""
+    """Raised when a fetch brought nothing. `detail` is in our words or the system's, never the server's."""
 
-    def __init__(self, code: FetchError, detail: str) -> None:
-        super().__init__(f"{code}: {detail}")
+    def __init__(self, code: FetchError, detail: str, step: Step = Step.KEYS) -> None:
+        super().__init__(f"{step}: {code}: {detail}")
         self.code = code
         self.detail = detail
+        self.step = step
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a fetch brought. `skipped` says why, for each key that cannot be used."""
+    """What a fetch brought. `skipped` says why, for each key that cannot be used; `remarks` what else is to be told."""
 
     keys: KeySet
     skipped: tuple[str, ...]
+    remarks: tuple[str, ...] = ()
 
 
 # The nearest ancestor counts. aiohttp's root, ClientError, is left out: with it no test could tell a missing one.
@@ -98,10 +118,30 @@ def open_session() -> aiohttp.ClientSession:
     )
 
 
-async def fetch_keys(
-    session: aiohttp.ClientSession, uri: str, algorithms: frozenset[str], *, seconds: float, max_bytes: int
-) -> Found:
-    """Fetch and read the JWK Set at `uri`, in at most `seconds` from looking up the name to the last key.
+@dataclass(frozen=True, slots=True)
+class KeysAt:
+    """The JWK Set at a URI: a `jwks.Place`. Raises `ValueError` for a URI that keys must not come from.
+
+    `algorithms` are those that the issuer may use.
+    """
+
+    session: aiohttp.ClientSession
+    uri: str
+    algorithms: frozenset[str]
+
+    def __post_init__(self) -> None:
+        require_secure(self.uri)
+
+    async def fetch(self, *, seconds: float, max_bytes: int) -> Found:
+        """Fetch and read the set, in at most `seconds`; `max_bytes` caps it as decompressed. Raises `FetchFailed`."""
+        read = partial(parse_jwks, algorithms=self.algorithms)
+        return Found(*await fetch(self.session, self.uri, read, seconds=seconds, max_bytes=max_bytes))
+
+
+async def fetch(
+    session: aiohttp.ClientSession, uri: str, read: Callable[[bytes], T], *, seconds: float, max_bytes: int
+) -> T:
+    """Fetch the document at `uri` and `read` it, in at most `seconds` from looking up the name to the last key.
 
     `max_bytes` caps the body as decompressed. Raises `FetchFailed`.
     """
@@ -109,10 +149,9 @@ async def fetch_keys(
         async with asyncio.timeout(seconds):
             document = await _get(session, uri, max_bytes)
             # 100 keys take 2 to 7 ms, a hostile half MiB 20 ms (measured): every request would wait for so long.
-            keys, skipped = await asyncio.to_thread(parse_jwks, document, algorithms)
+            return await asyncio.to_thread(read, document)
     except Exception as error:
         raise translated(error) from error
-    return Found(keys, skipped)
 
 
 async def _get(session: aiohttp.ClientSession, uri: str, max_bytes: int) -> bytes:

@@ -1,6 +1,10 @@
-"""Verification keys: the set that one issuer has at one moment, and which of them to try for a token."""
+"""Verification keys: the set that one issuer has at one moment, and which of them to try for a token.
+
+All of a set are public, or it is one `shared_secrets.Secret`: the two are never in one set.
+"""
 
 import hashlib
+import hmac
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -9,6 +13,7 @@ from dataclasses import dataclass
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from genops_extauth.publickey import Key, UnusableKeyError, from_jwk, from_pem_block
+from genops_extauth.shared_secrets import Secret
 
 MAX_KEYS = 100
 """Keys of one document. Large providers publish about a dozen; reading 10,000 would stall the event loop."""
@@ -30,15 +35,15 @@ class KeySet:
 
     fingerprint: bytes
     by_kid: Mapping[str, tuple[Key, ...]]
-    keys: tuple[Key, ...]
+    keys: tuple[Key, ...] | tuple[Secret]
 
-    def select(self, kid: str | None, algorithm: str) -> tuple[Key, ...]:
+    def select(self, kid: str | None, algorithm: str) -> tuple[Key | Secret, ...]:
         """The keys to try, at most `MAX_CANDIDATES`; empty when none is known.
 
         A `kid` is looked up and nothing else: it is an opaque word. Where no key has a name (a PEM file), a token's is
         ignored.
         """
-        named = self.keys if kid is None or not self.by_kid else self.by_kid.get(kid, ())
+        named: tuple[Key | Secret, ...] = self.keys if kid is None or not self.by_kid else self.by_kid.get(kid, ())
         return tuple(key for key in named if algorithm in key.algorithms)[:MAX_CANDIDATES]
 
 
@@ -91,6 +96,11 @@ def from_pem(pem: bytes, algorithms: frozenset[str]) -> KeySet:
         return _key_set([from_pem_block(block[0], algorithms) for block in blocks])
     except UnusableKeyError as error:
         raise KeySetError(f"the PEM key cannot be used: {error}") from None
+
+
+def from_secret(secret: Secret) -> KeySet:
+    """Make the set of an issuer that has a secret. A token's kid is ignored: the secret has no name."""
+    return KeySet(hmac.digest(secret.value, b"genops-extauth key set", "sha256"), {}, (secret,))
 
 
 def _members(document: bytes) -> list[object]:

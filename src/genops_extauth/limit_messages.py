@@ -27,6 +27,8 @@ _UNITS: dict[int, Unit] = {
     rls.RateLimitResponse.RateLimit.YEAR: "year",
 }
 
+_made = tuple.__new__  # A named tuple's class calls a function written in Python, here for every descriptor.
+
 
 class LimitRequest(NamedTuple):
     """A rate limit request, read. `hits` is its hits_addend, 0 where it has none."""
@@ -49,7 +51,7 @@ def read_limit(body: bytes) -> LimitRequest | str:
         return "rate limit descriptor list must not be empty: give the route rate_limits with actions"
     if len(descriptors) > _MOST_DESCRIPTORS:
         return f"more than {_MOST_DESCRIPTORS} rate limit descriptors: give the route fewer rate_limits"
-    read = []
+    read: list[Descriptor] = []
     for descriptor in descriptors:
         override = None
         if descriptor.HasField("limit"):
@@ -59,7 +61,7 @@ def read_limit(body: bytes) -> LimitRequest | str:
             override = Override(descriptor.limit.requests_per_unit, unit)
         hits = descriptor.hits_addend.value if descriptor.HasField("hits_addend") else None
         entries = tuple([(entry.key, entry.value) for entry in descriptor.entries])
-        read.append(Descriptor(entries, hits, descriptor.is_negative_hits, override))
+        read.append(_made(Descriptor, (entries, hits, descriptor.is_negative_hits, override)))
     return LimitRequest(domain, read, message.hits_addend)
 
 
@@ -90,24 +92,21 @@ def _status(status: DescriptorStatus) -> bytes:
         return field(2, b"%b\x18%b" % (_CODE[over], left) if remaining else _CODE[over])
     seconds = varint(min(reset, _LONGEST))
     # limit_remaining = 3, and duration_until_reset = 4, a Duration with its seconds = 1
-    return field(2, b"%b%b\x18%b\x22%c\x08%b" % (_CODE[over], _current_limit(limit), left, len(seconds) + 1, seconds))
+    written = b"%b\x18%b\x22%c\x08%b" % (_verdict(over, limit), left, len(seconds) + 1, seconds)
+    return b"\x12%b%b" % (varint(len(written)), written)  # field(2, written), in half the time
 
 
-@lru_cache(maxsize=1024)
-def _current_limit(limit: CurrentLimit) -> bytes:
+@lru_cache(maxsize=2048)
+def _verdict(over: bool, limit: CurrentLimit) -> bytes:  # noqa: FBT001 - as in a status
     message = rls.RateLimitResponse.RateLimit(
         requests_per_unit=limit.requests_per_unit, unit=limit.unit.upper(), name=limit.name
     )
-    return field(2, message.SerializeToString())
+    return _CODE[over] + field(2, message.SerializeToString())
 
 
+@lru_cache(maxsize=4096)  # What limits are, what is left of them and seconds are small numbers, again and again.
 def _header(name: str, value: str) -> bytes:
-    return field(3, b"%b\x12%b%b" % (_name(name), varint(len(value)), value.encode()))
-
-
-@lru_cache(maxsize=64)
-def _name(name: str) -> bytes:
-    return field(1, name.encode())
+    return field(3, field(1, name.encode()) + field(2, value.encode()))
 
 
 def _metadata(request: LimitRequest, limited: Limited) -> dict[str, Json]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from types import MappingProxyType
 
-from genops_extauth.bucket import SECOND, Bucket, bucket
+from genops_extauth.bucket import SECOND, bucket
 from genops_extauth.calendars import Calendar
 from genops_extauth.declared import Descriptor, Limit
 from genops_extauth.hits import Meter, Terms
@@ -68,7 +68,7 @@ class Rules:
         if limit.unit is None:
             raise ValueError("a limit needs a unit: write second, minute, hour, day, week, month or year")
         meter, suffix, calendar = self._metered(limit, limit.unit)
-        size = limit.requests if meter is None else _tokens(meter)
+        size = limit.requests if meter is None else meter.capacity // meter.part
         return Rule(
             CurrentLimit(limit.requests, limit.unit, limit.name, limit.periods),
             meter,
@@ -115,7 +115,7 @@ class Rules:
 
 def described(limit: Limit, descriptor: Descriptor) -> str:
     """Say a limit as envoyproxy/ratelimit's /rlconfig does; what is ours follows, where it is used."""
-    unit = "UNKNOWN" if limit.unlimited or limit.unit is None else limit.unit.upper()
+    unit = "UNKNOWN" if limit.unit is None else limit.unit.upper()
     requests = 0 if limit.unlimited else limit.requests
     theirs = (
         f"unit={unit} requests_per_unit={requests}"
@@ -136,10 +136,6 @@ def _ours(limit: Limit) -> Iterator[str]:
 
 def _said(flag: bool) -> str:  # noqa: FBT001 - it says a flag
     return "true" if flag else "false"
-
-
-def _tokens(meter: Meter) -> int:
-    return meter.capacity // meter.part if isinstance(meter, Bucket) else meter.capacity
 
 
 def _near(size: int, ratio: float) -> int:

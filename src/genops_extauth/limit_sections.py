@@ -142,7 +142,9 @@ class RateLimits(Section):
     directory: FileName | None = Field(
         default=None, description="A folder of envoyproxy/ratelimit's files, relative to this file's folder."
     )
-    merge_domains: Boolean = Field(default=False, description="Whether several files may speak of one domain.")
+    merge_domains: Boolean = Field(
+        default=False, description="Whether several files, or resources of xds, may speak of one domain."
+    )
     xds: Xds | None = Field(default=None, description="A management server that gives the limits.")
     near_limit_ratio: Share = setting(
         notation.share, "80%", "From which share of a limit on hits are counted as near it."

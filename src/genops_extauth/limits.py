@@ -26,6 +26,8 @@ Phase = Literal["request", "charge"]
 CHARGE: Entry = (b"genops_phase", b"charge")
 """An entry of this kind, anywhere, is no part of the path: the descriptor reports what was used (stream-done)."""
 
+_made = tuple.__new__  # A named tuple's class calls a function written in Python, here for every descriptor.
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rule:
@@ -107,10 +109,10 @@ class Leaf:
         else:
             values = tuple([written(entries[entry][part]) for entry, part in holes])
         if len(self.rules) == 1:
-            met: tuple[Met, ...] = (Met(self.rules[0], self.templates[0] % values),)
+            met: tuple[Met, ...] = (_made(Met, (self.rules[0], self.templates[0] % values)),)
         else:
             met = tuple([Met(*each) for each in zip(self.rules, [one % values for one in self.templates], strict=True)])
-        return Match(met, self.plain or self._told(entries), self.metadata, self.defaulted, phase)
+        return _made(Match, (met, self.plain or self._told(entries), self.metadata, self.defaulted, phase))
 
     def _told(self, entries: Entries) -> tuple[str, ...]:
         return tuple(part if isinstance(part, str) else label(entries[part]) for part in self.series)

@@ -19,6 +19,7 @@ from genops_extauth.counting import Counter, Histogram, Reading, Series
 from genops_extauth.limit_counters import LimitCounters
 from genops_extauth.log_sink import LogStatistics
 from genops_extauth.model import Reason
+from genops_extauth.revocation_feed import FeedStatistics
 from genops_extauth.tokens import Statistics
 
 OTHER = "other"
@@ -209,6 +210,40 @@ class Metrics:
         export(GaugeMetricFamily, "bytes", "Memory of the tokens remembered.", lambda cache: cache.size)
         export(CounterMetricFamily, "hits", "Tokens found in the cache.", lambda cache: cache.hits)
         export(CounterMetricFamily, "misses", "Tokens not found in the cache.", lambda cache: cache.misses)
+
+    def watch_revocations(self, read: Callable[[], FeedStatistics]) -> None:
+        """Export what `read` says of the list of what is revoked."""
+
+        def export(kind: _Kind, name: str, documentation: str, value: Callable[[FeedStatistics], float]) -> None:
+            self._registry.register(Reading(kind, name, documentation, (), lambda: {(): value(read())}))
+
+        export(GaugeMetricFamily, "genops_revocations", "Entries of the store's list.", lambda feed: feed.entries)
+        export(
+            GaugeMetricFamily,
+            "genops_revocations_age_seconds",
+            "Time since the list was last known to be complete, or since the start.",
+            lambda feed: feed.age_seconds,
+        )
+        export(
+            CounterMetricFamily,
+            "genops_revocations_reads_failed",
+            "Questions about the list without an answer.",
+            lambda feed: feed.failures,
+        )
+
+    def watch_certificate(self, read: Callable[[], float | None]) -> None:
+        """Export when, as `read` says, the certificate of the gRPC port expires; None where it has none."""
+
+        def now() -> dict[Series, float]:
+            expires = read()
+            return {} if expires is None else {(): expires}
+
+        self._gauge(
+            "genops_certificate_expiry_timestamp_seconds",
+            "When the certificate that the gRPC port shows expires, or the first of those above it.",
+            (),
+            now,
+        )
 
     def watch_log(self, read: Callable[[], LogStatistics]) -> None:
         """Export what `read` says of the log's queue."""

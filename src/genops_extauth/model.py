@@ -8,6 +8,7 @@ verdict in `gate` only.
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal, NamedTuple, NoReturn
 
 
@@ -30,10 +31,33 @@ class Reason(enum.StrEnum):
     TOKEN_NOT_YET_VALID = "token_not_yet_valid"  # noqa: S105
     TOKEN_KEY_UNKNOWN = "token_key_unknown"  # noqa: S105
     TOKEN_SIGNATURE_WRONG = "token_signature_wrong"  # noqa: S105
+    TOKEN_LIFETIME_TOO_LONG = "token_lifetime_too_long"  # noqa: S105
+    TOKEN_RULE_UNMET = "token_rule_unmet"  # noqa: S105
+    API_KEY_MALFORMED = "api_key_malformed"
+    API_KEY_UNKNOWN = "api_key_unknown"
+    API_KEY_EXPIRED = "api_key_expired"
+    API_KEY_NOT_YET_VALID = "api_key_not_yet_valid"
+    API_KEY_REVOKED = "api_key_revoked"
+    API_KEY_GUESSED = "api_key_guessed"
+    CERTIFICATE_MALFORMED = "certificate_malformed"
+    CERTIFICATE_UNKNOWN = "certificate_unknown"
+    CREDENTIAL_REVOKED = "credential_revoked"
     ATTRIBUTE_MISSING = "attribute_missing"
     ATTRIBUTE_UNUSABLE = "attribute_unusable"
     TIER_NOT_GRANTED = "tier_not_granted"
+    PATH_NOT_CANONICAL = "path_not_canonical"
+    ROUTE_REFUSED = "route_refused"
+    SCOPE_MISSING = "scope_missing"
+    ROLE_MISSING = "role_missing"
+    TIER_NOT_ADMITTED = "tier_not_admitted"
+    ATTRIBUTE_NOT_ADMITTED = "attribute_not_admitted"
+    BODY_MISSING = "body_missing"
+    BODY_TRUNCATED = "body_truncated"
+    BODY_MALFORMED = "body_malformed"
+    MODEL_NOT_ADMITTED = "model_not_admitted"
+    MAX_TOKENS_EXCEEDED = "max_tokens_exceeded"
     KEYS_UNAVAILABLE = "keys_unavailable"
+    STORE_UNAVAILABLE = "store_unavailable"
     INTERNAL = "internal"
 
 
@@ -58,6 +82,23 @@ class StoreUnavailable(Outage):
     """Raised when the store did not answer in time, refused, or could not be reached; the message says which."""
 
 
+class Peer(NamedTuple):
+    """Who is at the other end of the connection to the gateway (envoy AttributeContext.source).
+
+    `address` is its IP address, empty where there is none. Where it proved a certificate, `principal` is the first of
+    its URI SANs, else DNS SANs, else its subject, and `certificate` the certificate itself, in PEM and URL encoding,
+    if the gateway passes it on (``include_peer_certificate``).
+    """
+
+    address: str = ""
+    principal: str = ""
+    certificate: str = ""
+
+
+_NO_PEER = Peer()
+_NOTHING: Mapping[str, str] = MappingProxyType({})
+
+
 class Request(NamedTuple):
     """One HTTP request, as a gateway describes it.
 
@@ -66,6 +107,9 @@ class Request(NamedTuple):
     origin-form target without its query; it is not decoded. `consistent` is False where the gateway said one thing
     twice and differently: two encodings of the headers, or a pseudo-header beside its attribute. `names` are the
     headers' names, a line each, where whoever read the request has them at hand.
+
+    `query` is what follows the ``?``. `body` is None where the gateway passes none on; it may be cut off. `context` is
+    what the gateway's configuration says of the route (envoy ``context_extensions``): no client can write it.
     """
 
     # A named tuple is made in a third of the time of a frozen dataclass; one is made for every request.
@@ -76,21 +120,34 @@ class Request(NamedTuple):
     repeated: frozenset[str] = frozenset()
     consistent: bool = True
     names: str = ""
+    query: str = ""
+    body: bytes | None = None
+    context: Mapping[str, str] = _NOTHING
+    peer: Peer = _NO_PEER
+
+
+Method = Literal["jwt", "api_key", "certificate"]
+"""How a caller can say who it is."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Identity:
     """Who asks, as a verified credential says.
 
-    `attributes` are the governance attributes (``team``, ``project``, ``customer_id``, ``customer_tier``,
-    ``cost_center``) found in the credential, each safe to be a header value. `expires_at` is in seconds since the
-    epoch. Two identities are equal only when they are the same object: caches use them as keys on the request path.
+    `attributes` are the governance attributes (`policy.ATTRIBUTES`) found in the credential, each safe to be a header
+    value. `expires_at` is in seconds since the epoch. `method` is the kind of the credential, and `credential_id` what
+    tells it from the subject's others: a token's ``jti``, an API key's id; empty where it has none. Two identities are
+    equal only when they are the same object: caches use them as keys on the request path.
     """
 
     issuer: str
     subject: str
     attributes: Mapping[str, str]
     expires_at: float
+    method: Method = "jwt"
+    credential_id: str = ""
+    scopes: frozenset[str] = frozenset()
+    roles: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -111,13 +168,15 @@ class Grant:
 class Allowed(_NoTruthValue):
     """The request may pass.
 
-    `aliases` are other spellings of reserved headers that it carries, to be removed. `request_id` is to be set where
-    the request came without a usable one.
+    `removed` are further headers that must not arrive upstream: other spellings of reserved ones, and those that hold a
+    credential. `removed_parameters` are such parameters of its query. `request_id` is to be set where the request came
+    without a usable one.
     """
 
     grant: Grant
-    aliases: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
     request_id: str | None = None
+    removed_parameters: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,10 +285,19 @@ class Telling:
     metadata: bool = False
 
 
+Form = Literal["json", "problem", "plain", "grpc"]
+"""How a refusal is written: our JSON, RFC 9457's, a sentence, or for callers that speak gRPC."""
+
+
 class Outcome(NamedTuple):
-    """A verdict with what telemetry says of it: `seconds` it took, and the id that joins it with its traces."""
+    """A verdict with what telemetry says of it: `seconds` it took, and the id that joins it with its traces.
+
+    `form` is how a refusal is written. `route` names the route that decided, where it has a name.
+    """
 
     verdict: Verdict
     decision_id: str
     request: Request | None
     seconds: float = 0.0
+    form: Form = "json"
+    route: str = ""

@@ -1,182 +1,177 @@
-"""Route and identity -> decision: what passes, which headers are set and stripped, and what a refusal looks like.
+"""Route and identity -> decision: what passes, and which headers are set and stripped.
 
 Three rules hold on every path through this module, the anonymous one included:
 
-1. What we do not set we remove. The upstream trusts ``x-genops-*`` and the GenOps SDK's family blindly, so a client's
-   copy must never arrive. Removal wants exact names, so each spelling seen is listed: WSGI, CGI and PHP fold ``_`` (and
-   some ``.``) into ``-``, which makes ``x_genops_team`` the same variable there (CVE-2025-64484, CVE-2026-54763,
-   CVE-2026-88011).
+1. What we do not set we remove, in every spelling (`reserved_headers`), and so we do with API keys, which are secrets
+   between the client and us: the provider of a model is not to learn them.
 2. Set and remove are disjoint: Envoy removes last, and would delete what it has just set.
-3. An exemption is one exact method and one exact canonical path. Never a prefix, a query, or a User-Agent
-   (CVE-2025-54576, CVE-2026-34457).
+3. Nobody passes unasked but by one exact method and one exact path, or as the preflight of a known origin. Never by a
+   prefix, a query, or a User-Agent (CVE-2025-54576, CVE-2026-34457).
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
-from types import MappingProxyType
 
-from genops_extauth.model import Allowed, Denied, Grant, Identity, Reason, Request, Verdict
+from genops_extauth.model import Allowed, Denied, Form, Grant, Identity, Method, Reason, Request, Verdict
+from genops_extauth.refusal_table import DENIALS as DENIALS
+from genops_extauth.refusal_table import Denial as Denial
+from genops_extauth.reserved_headers import ATTRIBUTES, HEADER_OF, RESERVED, SDK_HEADER_OF, TOKEN, look, nominates
+from genops_extauth.routes import Requirements, Route, Routes
 
-ATTRIBUTES = ("team", "project", "customer_id", "customer_tier", "cost_center")
-"""The governance attributes, in the order in which their headers are set."""
-
-HEADER_OF = MappingProxyType({name: f"x-genops-{name.replace('_', '-')}" for name in ATTRIBUTES})
-
-RESERVED_PREFIX = "x-genops-"
-SDK_HEADERS = ("x-customer-id", "x-user-id", "x-tenant-id", "x-trace-id")
-"""What the GenOps SDK's own middleware reads as identity (its Flask, FastAPI and Django integrations)."""
-
-RESERVED = (
-    *HEADER_OF.values(),
-    *(
-        RESERVED_PREFIX + name
-        for name in ("customer", "environment", "feature", "session-id", "user-id", "workload-id")
-    ),
-    *SDK_HEADERS,
-)
-"""Removed wherever not set, seen or not: a gateway may hide headers from us (``allowed_headers``) that it forwards."""
-
-# Every character of a field name that is neither letter nor digit (RFC 9110, 5.6.2): some CGI servers fold them all.
-_FOLD = str.maketrans(dict.fromkeys("!#$%&'*+.^_`|~", "-"))
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
 # Envoy's own ids are UUIDs; 128 leaves room for others and is far below any header limit.
 _REQUEST_ID = re.compile(rb"[0-9A-Za-z._~+/=:@-]{1,128}")
+# An API key as a bearer token. Tokens of other kinds have no spaces in them.
+_BEARER_KEY = b" gxk_"
+_GRPC = b"application/grpc"
 
-
-@dataclass(frozen=True, slots=True)
-class Denial:
-    """What a refused client is told.
-
-    `status` is HTTP's, `code` is google.rpc.Code's, `error` the stable code of the JSON body, `message` its sentence.
-    `challenge` is the WWW-Authenticate field (RFC 6750, 3), empty where there is none.
-    """
-
-    status: int
-    code: int
-    error: str
-    message: str
-    challenge: str = ""
-
-
-_MALFORMED = Denial(400, 3, "invalid_request", "The request is not well formed.")
-_UNAUTHENTICATED = Denial(401, 16, "unauthenticated", "A bearer token is required.", 'Bearer realm="genops"')
-# One answer for every way in which a token can be bad: which check it failed helps an attacker and nobody else.
-_INVALID_TOKEN = Denial(
-    401, 16, "invalid_token", "The bearer token is not valid.", 'Bearer realm="genops", error="invalid_token"'
-)
-_FORBIDDEN = Denial(403, 7, "forbidden", "The identity may not use this service.")
-_UNAVAILABLE = Denial(503, 14, "unavailable", "The request cannot be authorized right now; try again.")
-_INTERNAL = Denial(500, 13, "internal_error", "The request could not be authorized.")
-
-DENIALS: Mapping[Reason, Denial] = MappingProxyType(
-    {
-        Reason.REQUEST_MALFORMED: _MALFORMED,
-        Reason.REQUEST_INCONSISTENT: _MALFORMED,
-        Reason.CREDENTIALS_MISSING: _UNAUTHENTICATED,
-        Reason.CREDENTIALS_AMBIGUOUS: _INVALID_TOKEN,
-        Reason.CREDENTIALS_UNSUPPORTED: _UNAUTHENTICATED,
-        Reason.TOKEN_TOO_LARGE: _INVALID_TOKEN,
-        Reason.TOKEN_MALFORMED: _INVALID_TOKEN,
-        Reason.TOKEN_HEADER_REFUSED: _INVALID_TOKEN,
-        Reason.TOKEN_ALGORITHM_REFUSED: _INVALID_TOKEN,
-        Reason.TOKEN_CLAIMS_MALFORMED: _INVALID_TOKEN,
-        Reason.TOKEN_ISSUER_UNKNOWN: _INVALID_TOKEN,
-        Reason.TOKEN_AUDIENCE_WRONG: _INVALID_TOKEN,
-        Reason.TOKEN_EXPIRED: _INVALID_TOKEN,
-        Reason.TOKEN_NOT_YET_VALID: _INVALID_TOKEN,
-        Reason.TOKEN_KEY_UNKNOWN: _INVALID_TOKEN,
-        Reason.TOKEN_SIGNATURE_WRONG: _INVALID_TOKEN,
-        Reason.ATTRIBUTE_MISSING: _FORBIDDEN,
-        Reason.ATTRIBUTE_UNUSABLE: _FORBIDDEN,
-        Reason.TIER_NOT_GRANTED: _FORBIDDEN,
-        Reason.KEYS_UNAVAILABLE: _UNAVAILABLE,
-        Reason.INTERNAL: _INTERNAL,
-    }
-)
+METHODS: tuple[Method, ...] = ("jwt", "api_key", "certificate")
+"""The kinds of credentials, in the order in which they are asked for where a route does not say."""
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """Who must show what.
+    """Who must show what, and what the upstream is told.
 
-    `open_routes` are the exact (method, path) pairs that need no identity. `required` attributes must be present once
-    `defaults` are applied.
+    What is on none of the `routes` needs one of the `accepted` credentials, and nothing else. `required` attributes
+    must be there once `defaults` are applied. A tier that is missing, or none of `tiers` where there are any, counts as
+    the `default_tier`. `sdk_headers`: whether the SDK's own headers are set too.
+
+    API keys, where there are any, come in `api_key_header` or in the query's `api_key_parameter`, and are never passed
+    on. Neither is Authorization, unless `forward_authorization`.
     """
 
-    open_routes: frozenset[tuple[str, str]] = frozenset()
+    routes: Sequence[Route] = ()
     required: tuple[str, ...] = ()
     defaults: Mapping[str, str] = field(default_factory=dict)
+    tiers: frozenset[str] = frozenset()
+    default_tier: str = ""
+    accepted: tuple[Method, ...] = METHODS
+    sdk_headers: bool = False
+    api_key_header: str | None = None
+    api_key_parameter: str | None = None
+    forward_authorization: bool = True
+    nobody: Grant = field(init=False)
+    """The grant of whoever passes without an identity: everything reserved is stripped."""
+    _table: Routes = field(init=False, repr=False)
+    _guarded: tuple[str, ...] = field(init=False, repr=False)
 
-    def is_open(self, request: Request) -> bool:
-        """Whether the request needs no identity."""
-        return (request.method, request.path) in self.open_routes
+    def __post_init__(self) -> None:
+        credentials = [self.api_key_header] if self.api_key_header is not None else []
+        credentials += [] if self.forward_authorization else ["authorization"]
+        guarded = tuple(dict.fromkeys((*RESERVED, *credentials)))
+        object.__setattr__(self, "_table", Routes(self.routes, self.accepted))
+        object.__setattr__(self, "_guarded", guarded)
+        object.__setattr__(self, "nobody", Grant(identity=None, headers=(), removed=guarded, metadata=()))
 
-    def authorize(self, request: Request, grant: Grant, new_id: Callable[[], str]) -> Verdict:
-        """Decide on a request whose credentials have been dealt with: `grant` is its identity's, or `NOBODY`.
+    def route(self, request: Request) -> Route:
+        """Find the route of a request: the first that matches, or that of everything else."""
+        return self._table.find(request)
+
+    def form(self, route: Route, request: Request) -> Form:
+        """Tell how a refusal is to be written: as the route says, unless whoever asks speaks gRPC."""
+        return "grpc" if request.headers.get("content-type", b"").startswith(_GRPC) else route.denials
+
+    def unasked(self, route: Route, request: Request) -> bool:
+        """Whether no credential is looked at, not even a bad one."""
+        return not route.asks or _is_preflight(route, request)
+
+    def authorize(self, route: Route, request: Request, grant: Grant, new_id: Callable[[], str]) -> Verdict:
+        """Decide on a request whose credentials have been dealt with: `grant` is its identity's, or `nobody`.
 
         This is the one place where a request is allowed. It runs for every request; only `grants` may be remembered.
         """
-        if not request.consistent:
-            return Denied(Reason.REQUEST_INCONSISTENT)
-        if not request.path.startswith("/") or not _TOKEN.fullmatch(request.method):
-            return Denied(Reason.REQUEST_MALFORMED, "method or path")
-        if grant.identity is None:
-            if not self.is_open(request):
-                return Denied(Reason.CREDENTIALS_MISSING)
-        elif missing := self._missing(grant.identity):
-            return Denied(Reason.ATTRIBUTE_MISSING, missing)
+        refusal = self._refusal(route, request, grant.identity)
+        if refusal is not None:
+            return refusal
+        headers = request.headers
         try:
-            aliases = _aliases_of(request.names or "\n".join(request.headers))
+            seen = look(request.names or "\n".join(headers), self.api_key_header or "")
         except ValueError as error:
             return Denied(Reason.REQUEST_MALFORMED, str(error))
-        kept = _REQUEST_ID.fullmatch(request.headers.get("x-request-id", b""))
-        return Allowed(grant, aliases, None if kept else new_id())
-
-    def _missing(self, identity: Identity) -> str:
-        for name in self.required:
-            if name not in identity.attributes and name not in self.defaults:
-                return name
-        return ""
+        kept = _REQUEST_ID.fullmatch(headers.get("x-request-id", b""))
+        removed = seen.aliases + self._further(headers, seen.connection)
+        return Allowed(grant, removed, None if kept else new_id(), self._parameters(request.query))
 
     def grants(self, identity: Identity) -> Grant:
         """What the upstream is told of an identity: its attributes over the defaults."""
-        known = {name: identity.attributes.get(name) or self.defaults.get(name) for name in ATTRIBUTES}
+        known = {name: self._fact(identity, name) for name in ATTRIBUTES}
         facts = {name: value for name, value in known.items() if value}
-        headers = tuple((HEADER_OF[name], value) for name, value in facts.items())
-        taken = {header for header, _ in headers}
-        return Grant(identity, headers, tuple(name for name in RESERVED if name not in taken), tuple(facts.items()))
+        headers = {HEADER_OF[name]: value for name, value in facts.items()}
+        if self.sdk_headers:
+            headers |= {header: facts[name] for header, name in SDK_HEADER_OF.items() if name in facts}
+        removed = tuple(name for name in self._guarded if name not in headers)
+        return Grant(identity, tuple(headers.items()), removed, tuple(facts.items()))
+
+    def _refusal(self, route: Route, request: Request, identity: Identity | None) -> Denied | None:
+        if not request.consistent:
+            return Denied(Reason.REQUEST_INCONSISTENT)
+        if not request.path.startswith("/") or not TOKEN.fullmatch(request.method):
+            return Denied(Reason.REQUEST_MALFORMED, "method or path")
+        if identity is None and _is_preflight(route, request):
+            return None
+        unfit = self._unfit(route, identity)
+        if unfit is None and route.body is not None:
+            return route.body.refusal(request, self._tier(identity))
+        return unfit
+
+    def _unfit(self, route: Route, identity: Identity | None) -> Denied | None:
+        """What somebody lacks here. Details name what is configured, never what a credential says."""
+        if identity is None and route.asks and "anonymous" not in route.accepts:
+            return Denied(Reason.CREDENTIALS_MISSING)
+        if route.refusal is not None:
+            return Denied(route.refusal)
+        if identity is None:
+            return None
+        if identity.method not in route.accepts:
+            return Denied(Reason.CREDENTIALS_UNSUPPORTED)
+        for name in self.required:
+            if name not in identity.attributes and name not in self.defaults:
+                return Denied(Reason.ATTRIBUTE_MISSING, name)
+        return None if route.requires is None else self._unmet(route.requires, identity)
+
+    def _unmet(self, requires: Requirements, identity: Identity) -> Denied | None:
+        if not requires.scopes <= identity.scopes:
+            return Denied(Reason.SCOPE_MISSING, min(requires.scopes - identity.scopes))
+        if requires.roles and requires.roles.isdisjoint(identity.roles):
+            return Denied(Reason.ROLE_MISSING)
+        if requires.tiers and self._tier(identity) not in requires.tiers:
+            return Denied(Reason.TIER_NOT_ADMITTED)
+        for name, values in requires.attributes.items():
+            if self._fact(identity, name) not in values:
+                return Denied(Reason.ATTRIBUTE_NOT_ADMITTED, name)
+        return None
+
+    def _fact(self, identity: Identity, name: str) -> str | None:
+        return identity.attributes.get(name) or self.defaults.get(name)
+
+    def _tier(self, identity: Identity | None) -> str:
+        tier = None if identity is None else self._fact(identity, "customer_tier")
+        return self.default_tier if tier is None or (self.tiers and tier not in self.tiers) else tier
+
+    def _further(self, headers: Mapping[str, bytes], connection: bool) -> tuple[str, ...]:  # noqa: FBT001 - as `Seen`
+        """Headers to be removed for what stands in them."""
+        removed = ("connection",) if connection and nominates(headers.get("connection", b"")) else ()
+        if self.forward_authorization and self._has_keys and _BEARER_KEY in headers.get("authorization", b""):
+            return (*removed, "authorization")
+        return removed
+
+    @property
+    def _has_keys(self) -> bool:
+        return self.api_key_header is not None or self.api_key_parameter is not None
+
+    def _parameters(self, query: str) -> tuple[str, ...]:
+        """Parameters to be removed; none that is not there, for removing writes the query anew."""
+        name = self.api_key_parameter
+        return (name,) if name is not None and f"&{name}=" in f"&{query}" else ()
 
 
-NOBODY = Grant(identity=None, headers=(), removed=RESERVED, metadata=())
-"""The grant of a route that needs no identity: everything reserved is stripped."""
+def _is_preflight(route: Route, request: Request) -> bool:
+    """Whether a browser asks if a page of an origin that the route knows may ask (Fetch, CORS-preflight request).
 
-
-def _aliases_of(names: str) -> tuple[str, ...]:
-    """`_aliases`, remembered: clients of one kind send the same names again and again.
-
-    Only short lists are: a client that sends new ones each time could otherwise fill the memory with 60 KiB apiece. As
-    it is it fills 2 MiB, and makes this as slow as without a memory.
+    The method alone proves nothing: many services treat OPTIONS as any other.
     """
-    return _known_aliases(names) if len(names) <= _REMEMBERED else _aliases(names)
-
-
-def _aliases(names: str) -> tuple[str, ...]:
-    """The names, one a line, that fold into a reserved one without being of `RESERVED`, which is dealt with unseen.
-
-    Raises ValueError where one of them is no name of a header (RFC 9110, 5.1).
-    """
-    folded = {name: name.translate(_FOLD) for name in names.split("\n")}
-    aliases = tuple(
-        name
-        for name, plain in folded.items()
-        if name not in RESERVED and (plain.startswith(RESERVED_PREFIX) or plain in SDK_HEADERS)
-    )
-    if not all(map(_TOKEN.fullmatch, aliases)):
-        raise ValueError("the name of a reserved header")
-    return aliases
-
-
-_REMEMBERED = 1024  # characters: some sixty names, three times what browsers and SDKs send
-_known_aliases = lru_cache(maxsize=2048)(_aliases)
+    if not route.origins or request.method != "OPTIONS":
+        return False
+    headers = request.headers
+    return headers.get("origin") in route.origins and bool(headers.get("access-control-request-method"))

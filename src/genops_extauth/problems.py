@@ -37,7 +37,10 @@ _LONGEST_HINTED = 64  # characters of a key; none of ours is half as long
 
 # A value is shown where it helps and cannot hurt: short, plain, and not where a secret stands by mistake.
 _HARMLESS = re.compile(r"[A-Za-z0-9 ._/:+,-]{1,60}")
-_NEVER_SHOWN = frozenset({"url", "jwks_uri", "password_file", "sentinel_password_file", "public_key_env"})
+_NEVER_SHOWN = frozenset(
+    {"url", "jwks_uri", "password_file", "sentinel_password_file", "public_key_env"}
+    | {"secret_file", "secret_env", "digest_key_file", "digest_key_env"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,9 +125,10 @@ def _findings(details: ErrorDetails, root: type[Section]) -> Iterator[Finding]:
 def _unknown(key: str, section: type[Section]) -> str:
     if _SECRET.search(key):
         return "unknown key, and secrets do not belong into this file: use a *_file setting or an environment variable"
-    close = get_close_matches(key, section.model_fields, n=1) if len(key) <= _LONGEST_HINTED else []
+    names = [field.alias or name for name, field in section.model_fields.items()]
+    close = get_close_matches(key, names, n=1) if len(key) <= _LONGEST_HINTED else []
     hint = f"did you mean {close[0]}? " if close else ""
-    return f"unknown key; {hint}allowed here: {', '.join(section.model_fields)}"
+    return f"unknown key; {hint}allowed here: {', '.join(names)}"
 
 
 def _section_at(path: tuple[Step, ...], section: type[Section]) -> type[Section]:

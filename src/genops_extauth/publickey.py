@@ -56,6 +56,15 @@ class Key:
     algorithms: frozenset[str]
     public: Public
 
+    def signed(self, algorithm: str, message: bytes, signature: bytes) -> bool:
+        """Whether `signature` is that of `message`. `algorithm` must be one of the key's."""
+        # prepare_key is PyJWT's own check that the key's type and curve are the algorithm's.
+        try:
+            judge = jwt.get_algorithm_by_name(algorithm)
+            return judge.verify(message, judge.prepare_key(self.public), signature) is True
+        except Exception:  # noqa: BLE001 - whatever a library makes of hostile bytes, it was not a good signature
+            return False
+
 
 def from_jwk(jwk: object, algorithms: frozenset[str]) -> Key:
     """Read a JWK (RFC 7517 section 4) for an issuer that may use `algorithms`. Raises `UnusableKeyError`."""

@@ -8,7 +8,8 @@ limits (ours) is no quota, for each of them must have room.
 The descriptor of several limits has the status of the one that refuses, or else of the one with least left.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -32,7 +33,8 @@ class Modes:
 
 AS_DECLARED = Modes()
 
-# An enum's members are looked up slowly, and these for every hit.
+# An enum's members are looked up slowly, and a named tuple's class calls a function written in Python: for every hit.
+_made = tuple.__new__
 _MUST, _QUOTA, _MAY, _CHARGE, _REFUND = Role.MUST, Role.QUOTA, Role.MAY, Role.CHARGE, Role.REFUND
 
 
@@ -69,47 +71,51 @@ def asked(tree: Tree, domain: bytes, descriptors: Sequence[Descriptor], hits: in
             if rule.replaces:  # an unlimited one's count, too
                 replaced |= rule.replaces
             if not rule.unlimited:
-                made.append(_hit(match, met, descriptor, hits, modes, now=now))
+                made.append(_hit(match, met, descriptor, hits, modes, now))
                 owners.append((place, match, met))
     if replaced:
         left = [at for at, (_, _, met) in enumerate(owners) if met.rule.limit.name not in replaced]
         made, owners = [made[at] for at in left], [owners[at] for at in left]
     if len(matches) > 1:
-        made = _one_meter_each(_aggregated(Asked(matches, made, owners), modes))
+        made = _one_meter_each(_aggregated(matches, made, owners, modes))
     return Asked(matches, made, owners)
 
 
-def _hit(match: Match, met: Met, descriptor: Descriptor, hits: int, modes: Modes, *, now: int) -> Hit:
+def _hit(match: Match, met: Met, descriptor: Descriptor, hits: int, modes: Modes, now: int) -> Hit:  # noqa: PLR0917 - for every hit: by name each costs as much again
     rule, key = met
     meter = rule.meter_at(now) if rule.meter is None else rule.meter
     cost = descriptor.hits
     stated = cost is not None or hits > 0
     if cost is None:
         cost = hits or 1
+    look = False
     if descriptor.refund:
         # Who may not refund must not be charged for trying: envoyproxy/ratelimit never refuses a refund.
-        return Hit(key, meter, cost if rule.refundable else 0, _REFUND, False, rule.terms)  # noqa: FBT003 - as its field says
-    if match.phase == "charge" or (rule.charged and stated and cost):
-        return Hit(key, meter, cost, _CHARGE, False, rule.terms)  # noqa: FBT003 - as above
-    role = _MAY if rule.shadow or modes.shadow else _QUOTA if _is_quota(match, rule, modes) else _MUST
-    if cost:
-        return Hit(key, meter, cost, role, False, rule.terms)  # noqa: FBT003 - as above
-    # Before a cost is known something must be left, or a limit that is exactly spent would admit one more.
-    return Hit(key, meter, 1 if rule.charged else 0, role, True, rule.terms)  # noqa: FBT003 - as above
+        role, cost = _REFUND, cost if rule.refundable else 0
+    elif match.phase == "charge" or (rule.charged and stated and cost):
+        role = _CHARGE
+    else:
+        quota = (rule.quota or modes.quota) and len(match.met) == 1
+        role = _MAY if rule.shadow or modes.shadow else _QUOTA if quota else _MUST
+        if not cost:
+            # Before a cost is known something must be left, or a limit that is exactly spent would admit one more.
+            cost, look = 1 if rule.charged else 0, True
+    return _made(Hit, (key, meter, cost, role, look, rule.terms))
 
 
 def _is_quota(match: Match, rule: Rule, modes: Modes) -> bool:
     return (rule.quota or modes.quota) and len(match.met) == 1
 
 
-def _aggregated(asked: Asked, modes: Modes) -> list[Hit]:
+def _aggregated(
+    matches: Sequence[Match | None], hits: list[Hit], owners: Sequence[tuple[int, Match, Met]], modes: Modes
+) -> list[Hit]:
     """Where one quota is not exhausted in any case, the others refuse nothing.
 
     Such are those that a charge, a refund or a shadowed limit is on, and in the global quota mode the descriptors that
     no limit is left of.
     """
-    matches, hits, owners = asked
-    if _QUOTA not in {hit.role for hit in hits}:
+    if _QUOTA not in [hit.role for hit in hits]:
         return hits
     passing = (modes.quota and _unmet(matches, {place for place, _, _ in owners})) or any(
         hit.role is not _QUOTA and _is_quota(match, met.rule, modes)
@@ -139,8 +145,8 @@ def _one_meter_each(hits: list[Hit]) -> list[Hit]:
 def limited(asked: Asked, answer: Answer, modes: Modes) -> tuple[Limited, list[Counted]]:
     """Say what became of a request, and of each limit that it met."""
     matches, hits, owners = asked
-    counted = [
-        Counted(place, match, met, hit, level)
+    counted: list[Counted] = [
+        _made(Counted, (place, match, met, hit, level))
         for (place, match, met), hit, level in zip(owners, hits, answer.levels, strict=True)
     ]
     if len(counted) == len(matches) == 1:  # Nearly always, and to the same end.
@@ -201,18 +207,18 @@ def would_refuse(counted: Sequence[Counted], matches: Sequence[Match | None] = (
     return bool(quotas) and all(quotas) and not (modes.quota and _unmet(matches, set(over)))
 
 
-def _statuses(matches: Sequence[Match | None], counted: Sequence[Counted]) -> Iterator[DescriptorStatus]:
+def _statuses(matches: Sequence[Match | None], counted: Sequence[Counted]) -> list[DescriptorStatus]:
+    if [each.place for each in counted] == list(range(len(matches))):  # Each met one limit.
+        return [_status(each) for each in counted]
     lasting: dict[int, Counted] = {}
     for each in counted:
         known = lasting.setdefault(each.place, each)
         if known is not each and _lasting(each) < _lasting(known):
             lasting[each.place] = each
-    for place, match in enumerate(matches):
-        found = lasting.get(place)
-        if found is not None:
-            yield _status(found)
-        else:
-            yield _NO_END if _is_unlimited(match) else _NO_LIMIT
+    return [
+        _status(lasting[place]) if place in lasting else _NO_END if _is_unlimited(match) else _NO_LIMIT
+        for place, match in enumerate(matches)
+    ]
 
 
 _NO_LIMIT, _NO_END = DescriptorStatus(), DescriptorStatus(remaining=UNLIMITED)
@@ -227,18 +233,23 @@ def _lasting(counted: Counted) -> tuple[bool, int, int]:
 def _status(counted: Counted) -> DescriptorStatus:
     fits, remaining, reset, _ = counted.level
     rule = counted.met.rule
-    if fits:
-        return DescriptorStatus(False, rule.limit, remaining, reset)  # noqa: FBT003 - as its first field says
-    return DescriptorStatus(not rule.shadow, rule.limit, 0, reset)
+    over, left = (False, remaining) if fits else (not rule.shadow, 0)
+    return _made(DescriptorStatus, (over, rule.limit, left, reset))
 
 
 def _told(matches: Sequence[Match | None], statuses: Sequence[DescriptorStatus], modes: Modes) -> int | None:
     """The last refused one that is no quota, else the first with least left."""
-    met = [(place, match) for place, match in enumerate(matches) if match and statuses[place].limit is not None]
-    for place, match in reversed(met):
-        if statuses[place].over and not _is_quota(match, match.met[0].rule, modes):
-            return place
-    return min((place for place, _ in met), key=lambda place: statuses[place].remaining, default=None)
+    refused = told = None
+    least = math.inf
+    for place, (over, limit, remaining, _) in enumerate(statuses):
+        match = matches[place]
+        if match is None or limit is None:
+            continue
+        if over and not _is_quota(match, match.met[0].rule, modes):
+            refused = place
+        if remaining < least:
+            told, least = place, remaining
+    return told if refused is None else refused
 
 
 def _metadata(matches: Sequence[Match | None], statuses: Sequence[DescriptorStatus]) -> Mapping[str, Json]:

@@ -32,7 +32,9 @@ _LEVELS: Mapping[str, str] = {
     "info": "info",
     **dict.fromkeys(("debug", "trace"), "debug"),
 }
-_PART = re.compile(r"(\d{1,12}(?:\.\d{0,12})?|\.\d{1,12})(ns|us|\u00b5s|\u03bcs|ms|s|m|h)", re.ASCII)
+_LONGEST = (2**63 - 1) // 1_000_000  # milliseconds: Go counts nanoseconds in an int64, 292 years of them
+_LARGEST_NUMBER = 10**9  # what `notation.duration` takes of a unit is less
+_PART = re.compile(r"(\d{1,19}(?:\.\d{0,12})?|\.\d{1,12})(ns|us|\u00b5s|\u03bcs|ms|s|m|h)", re.ASCII)
 
 
 def text(value: str) -> str:
@@ -67,12 +69,20 @@ def number(value: str) -> str:
 
 
 def duration(value: str) -> str:
-    """``150us``, ``1.5h``, ``1m30s``, ``0``: rounded up to milliseconds, the least that our file has."""
+    """``150us``, ``1.5h``, ``1m30s``, ``0``: rounded up to milliseconds, the least that our file has.
+
+    Where those are more than nine digits, eleven days, it is rounded up to seconds.
+    """
     unsigned = value.removeprefix("+")
     parts = _PART.findall(unsigned)
     if not unsigned or (unsigned != "0" and "".join(map("".join, parts)) != unsigned):
         raise ValueError("write a duration, for example 250ms, 10s or 1m30s")
     whole = math.ceil(sum(Fraction(amount) * _MILLISECONDS[unit] for amount, unit in parts))
+    if whole > _LONGEST:
+        raise ValueError("is longer than Go's durations are: write a shorter one, for example 24h")
+    if whole >= _LARGEST_NUMBER:
+        hours, rest = divmod(whole, 3_600_000)
+        return f"{hours}h{-(-rest // 1000)}s"
     return f"{whole}ms" if whole % 1000 else f"{whole // 1000}s"
 
 

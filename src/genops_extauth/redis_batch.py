@@ -4,6 +4,8 @@ import asyncio
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from itertools import islice
 from typing import NamedTuple
 
 from redis.exceptions import InvalidResponse
@@ -11,10 +13,10 @@ from redis.exceptions import InvalidResponse
 from genops_extauth.hits import Answer, Found, Hit, Level, Meter, Origin, Role, answer, parts
 from genops_extauth.redis_link import Call
 
+_COUNT = struct.Struct(">H")
 _METER = struct.Struct(">Bddd")
-_GROUP = struct.Struct(">H")
-_HIT = struct.Struct(">HBd")
-_LOOK = 8
+_HIT = "HHBd"
+_LOOK, _LAST = 8, 16
 
 
 class Mark(NamedTuple):
@@ -68,6 +70,15 @@ def charges(hits: Sequence[Hit]) -> list[Hit]:
     return [hit for hit in hits if hit.role >= Role.CHARGE and not hit.look]
 
 
+_Known = tuple[int, int, Meter]
+"""Of a key: its place among the keys, that of its meter among the meters, and its meter."""
+
+
+@lru_cache(maxsize=256)
+def _layout(hits: int) -> struct.Struct:
+    return struct.Struct(">" + hits * _HIT)
+
+
 @dataclass(slots=True, eq=False)
 class Batch:
     """Groups of hits in the order in which the script takes them.
@@ -82,22 +93,27 @@ class Batch:
     charging: bool = False
     mark: Mark | None = None
     sent: int = 0
-    _doubles: int = 1
-    _indices: dict[bytes, int] = field(default_factory=dict)
+    _known: dict[bytes, _Known] = field(default_factory=dict)
     _meters: list[Meter] = field(default_factory=list)
-    _groups: list[bytes] = field(default_factory=list)
+    _places: dict[int, int] = field(default_factory=dict)
+    _wide: bool = False
+    _numbers: list[int] = field(default_factory=list)
 
     def add(self, asked: Asked) -> None:
         """Put one more group at the end."""
-        hits = asked.hits = [self._agreed(hit) for hit in asked.hits]
+        hits = asked.hits = list(asked.hits)
+        numbers = self._numbers
+        for at, hit in enumerate(hits):
+            known = self._known.get(hit.key) or self._new(hit)
+            meter = known[2]
+            if meter is not hit.meter and meter != hit.meter:
+                hits[at] = hit = hit._replace(meter=meter)  # noqa: PLW2901 - the same hit
+            numbers += known[0], known[1], hit.role | _LOOK if hit.look else hit.role, parts(hit)
+        if hits:
+            numbers[-2] |= _LAST
         self.asked.append(asked)
         self.hits += len(hits)
         self.charging = self.charging or asked.charging
-        self._groups.append(_GROUP.pack(len(hits)))
-        for hit in hits:
-            self._doubles += hit.meter.width
-            role = hit.role | _LOOK if hit.look else hit.role
-            self._groups.append(_HIT.pack(self._indices[hit.key], role, parts(hit)))
 
     def all(self) -> Iterator[Hit]:
         """Its hits, in order."""
@@ -113,37 +129,43 @@ class Batch:
 
     def keys(self) -> list[bytes]:
         """The script's KEYS, but for the mark."""
-        return list(self._indices)
+        return list(self._known)
 
     def numbers(self) -> bytes:
         """The script's ARGV[1]."""
-        return b"".join([*(_METER.pack(meter.kind, *meter.numbers) for meter in self._meters), *self._groups])
+        meters = [_METER.pack(meter.kind, *meter.numbers) for meter in self._meters]
+        return b"".join([_COUNT.pack(len(meters)), *meters, _layout(self.hits).pack(*self._numbers)])
 
     def call(self) -> Call:
         """The run of the script that this is."""
         asking = self.asked[0].asking
         if self.mark is None:
             return Call(self.keys(), (self.numbers(),), asking)
-        return Call([*self._indices, self.mark.key], (self.numbers(), b"%d" % self.mark.number), asking)
+        return Call([*self._known, self.mark.key], (self.numbers(), b"%d" % self.mark.number), asking)
 
     def resolve(self, reply: bytes) -> None:
         """Answer all who still wait. Raises InvalidResponse for a reply that cannot be this script's."""
-        if len(reply) != 8 * self._doubles:
-            raise InvalidResponse(f"{len(reply)} bytes came where {8 * self._doubles} were due")
-        numbers = list(map(int, struct.unpack(f">{self._doubles}d", reply)))
-        now, end = numbers[-1], 0
+        doubles = 1 + (sum(hit.meter.width for hit in self.all()) if self._wide else self.hits)
+        if len(reply) != 8 * doubles:
+            raise InvalidResponse(f"{len(reply)} bytes came where {8 * doubles} were due")
+        *numbers, now = map(int, struct.unpack(f">{doubles}d", reply))
+        found = self._found(iter(numbers))
         for asked in self.asked:
-            found: list[Found] = []
-            for hit in asked.hits:
-                start, end = end, end + hit.meter.width
-                found.append(tuple(numbers[start:end]))
+            here = list(islice(found, len(asked.hits)))
             if not asked.answer.done():
-                asked.answer.set_result(answer(asked.hits, found, now))
+                asked.answer.set_result(answer(asked.hits, here, now))
 
-    def _agreed(self, hit: Hit) -> Hit:
-        index = self._indices.setdefault(hit.key, len(self._indices) + 1)
-        if index > len(self._meters):
-            self._meters.append(hit.meter)
-            return hit
-        known = self._meters[index - 1]
-        return hit if known is hit.meter or known == hit.meter else hit._replace(meter=known)
+    def _found(self, numbers: Iterator[int]) -> Iterator[Found]:
+        if not self._wide:
+            return zip(numbers, strict=False)
+        return (tuple(islice(numbers, hit.meter.width)) for hit in self.all())
+
+    def _new(self, hit: Hit) -> _Known:
+        meter = hit.meter
+        place = self._places.get(id(meter))
+        if place is None:
+            self._meters.append(meter)
+            place = self._places[id(meter)] = len(self._meters)
+            self._wide = self._wide or meter.width > 1
+        known = self._known[hit.key] = (len(self._known) + 1, place, meter)
+        return known

@@ -7,7 +7,7 @@ script makes it once at most, and its hits cannot be added up with others'. All 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from genops_extauth.breaker import LONGEST, SHORTEST
+from genops_extauth.breaker import pause
 from genops_extauth.hits import Hit
 from genops_extauth.journal import Journal, Owed
 from genops_extauth.redis_batch import Batch
@@ -34,9 +34,9 @@ class Debts:
             return 0.0, []
         if len(self.journal) + self._kept() + owing.hits > self.journal.largest:
             return 0.0, list(owing.all())
-        pause = min(LONGEST, SHORTEST * 2.0 ** min(owing.sent, 10))
-        self._resting[owing] = now + pause
-        return pause, []
+        rest = pause(owing.sent)
+        self._resting[owing] = now + rest
+        return rest, []
 
     def again(self, now: float) -> Batch | None:
         """A batch that has rested, to be sent again."""

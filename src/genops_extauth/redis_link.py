@@ -168,7 +168,4 @@ def _context(tls: Tls) -> ssl.SSLContext:
             context.load_cert_chain(tls.cert_file, tls.key_file)
     except OSError as error:
         raise ssl.SSLError(f"cannot use its files: {error.strerror}") from None
-    if not tls.verify:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
     return context

@@ -5,7 +5,7 @@ into a generation first and then swapped in by one assignment.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +14,8 @@ import watchfiles
 from genops_extauth import config
 from genops_extauth.gate import Gate
 from genops_extauth.generations import Generations
+from genops_extauth.identity_section import Identity
+from genops_extauth.limit_compiler import LimitsError
 from genops_extauth.settings import Config
 from genops_extauth.telemetry import Telemetry
 
@@ -33,7 +35,7 @@ class Reloader:
         generations: Generations,
         telemetry: Telemetry,
     ) -> None:
-        self._current = self._started = current
+        self._current = self._started = self._offered = current
         self._read = read
         self._path = path
         self._gate = gate
@@ -64,31 +66,45 @@ class Reloader:
                 try:
                     await self.reload()
                 except Exception as error:  # noqa: BLE001 - a defect in reloading must not end what runs
-                    self._refused = True
                     self._telemetry.failed(error)
-                    self._telemetry.reloaded(error="internal error")
+                    self._refuse("internal error")
                 if await asyncio.to_thread(self._watched) != self._watching:
                     self._moved.set()
 
     async def reload(self) -> None:
         """Read everything anew, and take it over where it is right. Raises nothing for what the files hold."""
         try:
-            new = await asyncio.to_thread(self._read)
+            offered = await asyncio.to_thread(self._read)
         except config.ConfigError as error:
-            self._refused = True
-            self._telemetry.reloaded(error="; ".join(map(str, error.problems)))
+            self._refuse("; ".join(map(str, error.problems)))
             return
-        if new == self._current and not self._refused:
+        if offered == self._offered and not self._refused:
             return
-        if fixed := config.restart_only(self._started, new):
+        if fixed := config.restart_only(self._started, offered):
             self._telemetry.restart_needed(fixed)
-        generation = await self._generations.build(new)
-        self._telemetry.configured(new.tiers, [entry.issuer for entry in new.identity.jwt], generation)
+        self._offered, new = offered, self._until_restart(offered)
+        try:
+            generation = await self._generations.build(new)
+        except LimitsError as error:  # It is right by itself, and not beside what a management server gives.
+            self._refuse(str(error))
+            await self._generations.retire()
+            return
+        self._telemetry.configured(new.tiers, [entry.issuer for entry in new.identity.issuers], generation)
         # Before anything is waited for: limits that a management server gives meanwhile are compiled with this one.
         self._gate.generation = generation
         self._current, self._refused = new, False
         self._telemetry.reloaded(remarks=new.rate_limits.remarks)
         await self._generations.retire()
+
+    def _until_restart(self, offered: Config) -> Config:
+        """What can be in force before a restart: without one, nobody would give the limits of another source."""
+        if offered.rate_limits.xds == self._started.rate_limits.xds:
+            return offered
+        return offered.model_copy(update={"rate_limits": self._current.rate_limits})
+
+    def _refuse(self, error: str) -> None:
+        self._refused = True
+        self._telemetry.reloaded(error=error)
 
     async def _watch_files(self) -> None:
         """Watch folders, not files: editors and Kubernetes replace a file (and the link to it) rather than write it."""
@@ -120,11 +136,13 @@ class Reloader:
     def _watched(self) -> tuple[_Watched, _Watched]:
         """Folders with the names in them that count; and folders of which everything counts, all that is below too."""
         home = (self._path.parent if self._path is not None else Path()).absolute()
-        files = [home / name for entry in self._current.identity.jwt if (name := entry.keys.public_key_file)]
+        files = [home / name for name in _files(self._current.identity)]
         files += [self._path.absolute()] if self._path is not None else []
-        directory = self._current.rate_limits.directory
         whole: dict[Path, frozenset[str]] = {}
-        if directory is not None:
+        keys = self._current.identity.api_keys
+        for directory in (self._current.rate_limits.directory, None if keys is None else keys.directory):
+            if directory is None:
+                continue
             folder = home / directory
             # Whoever deploys by links (`current` to the latest version) swaps one of them, anywhere above the files.
             files += [folder, *(each for each in folder.parents if each.is_symlink())]
@@ -133,6 +151,14 @@ class Reloader:
         for file in (each for each in files if each.parent.is_dir()):
             by_folder[file.parent] = by_folder.get(file.parent, frozenset()) | {file.name}
         return by_folder, whole
+
+
+def _files(identity: Identity) -> Iterator[str]:
+    """The files with keys that an identity section names."""
+    named = [entry.keys.public_key_file for entry in identity.jwt]
+    named += [entry.secret_file for entry in identity.hmac]
+    named += [identity.api_keys.digest_key_file] if identity.api_keys is not None else []
+    return (name for name in named if name is not None)
 
 
 def _is_ours(

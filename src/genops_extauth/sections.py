@@ -24,9 +24,7 @@ from genops_extauth.fields import (
     setting,
     sources,
 )
-
-METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
-"""RFC 9110, 9.3 and RFC 5789, without CONNECT and TRACE, which no gateway routes by path."""
+from genops_extauth.route_sections import Route as Route
 
 DEFAULT_TIER = "free"
 """The tier of tokens that name none, where the configuration does not say: the GenOps guide's smallest."""
@@ -140,6 +138,10 @@ class Governance(Section):
         description="Attributes of tokens that do not say; customer_tier is `free` unless written here or required.",
         json_schema_extra={"default": {"customer_tier": DEFAULT_TIER}},
     )
+    sdk_headers: Boolean = Field(
+        default=False,
+        description="Whether services are told in X-Customer-ID, X-User-ID and X-Tenant-ID too, for the GenOps SDK.",
+    )
 
     @field_validator("defaults")
     @classmethod
@@ -149,27 +151,3 @@ class Governance(Section):
             if name in required:
                 raise CheckError(((name,), "is required too, and a default always satisfies that: keep one of the two"))
         return defaults if "customer_tier" in required else frozen({"customer_tier": DEFAULT_TIER, **defaults})
-
-
-def _method(name: str) -> str:
-    if name not in METHODS:
-        raise ValueError(f"methods are upper case: {', '.join(METHODS)}")
-    return name
-
-
-def _methods(names: tuple[str, ...]) -> tuple[str, ...]:
-    if not names:
-        raise ValueError("an empty list matches nothing: write for example [GET]")
-    return distinct(names)
-
-
-class Route(Section):
-    """A route that needs no identity."""
-
-    methods: Annotated[tuple[Annotated[str, AfterValidator(_method)], ...], AfterValidator(_methods)] = Field(
-        description="Its methods, for example [GET]."
-    )
-    path: Annotated[str, AfterValidator(notation.exact_path)] = Field(
-        description="Its whole path, compared byte by byte; never a prefix or a pattern."
-    )
-    auth: Literal["none"] = Field(description="What it needs: none.")

@@ -72,6 +72,11 @@ class GrpcServer:
             self._server.add_generic_rpc_handlers((generic,))
             self._server.add_registered_method_handlers(service, dict(methods))
 
+    @property
+    def certificate_expires(self) -> float | None:
+        """When the certificate that clients are shown expires, in seconds since the epoch; None without TLS."""
+        return None if self._tls is None else self._tls.expires
+
     async def start(self) -> str:
         """Listen, and return the address listened on (with the real port where 0 was asked for).
 

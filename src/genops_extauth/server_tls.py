@@ -12,7 +12,7 @@ from typing import Any, Self, cast
 
 import grpc
 
-from genops_extauth.certificates import Credentials, CredentialsError, Files, is_named, read_credentials
+from genops_extauth.certificates import Credentials, CredentialsError, Files, expires, is_named, read_credentials
 
 
 class ServerTls:
@@ -36,6 +36,11 @@ class ServerTls:
         self._observe = observe
         self._loop = asyncio.get_running_loop()
         self._trouble = ""
+
+    @property
+    def expires(self) -> float:
+        """When what is shown expires, in seconds since the epoch."""
+        return expires(self._shown.cert)
 
     def credentials(self) -> grpc.ServerCredentials:
         """Make what a port is secured with."""

@@ -13,14 +13,18 @@ from typing import Annotated, Self
 from pydantic import AfterValidator, Field, ValidationInfo, model_validator
 
 from genops_extauth import notation
+from genops_extauth.certificate_section import CertificateIdentity
 from genops_extauth.declared import Domain
 from genops_extauth.fields import CheckError, Complaint, Name, Section, frozen, sources
-from genops_extauth.issuers import Identity, conflicts
+from genops_extauth.identity_section import Identity
+from genops_extauth.issuers import placed
 from genops_extauth.limit_compiler import LimitsError, compile_tree
 from genops_extauth.limit_rules import Settings
 from genops_extauth.limit_sections import Limit, RateLimits
 from genops_extauth.limits import Tree
-from genops_extauth.sections import DEFAULT_TIER, Governance, Log, Route, Server
+from genops_extauth.route_sections import Routes
+from genops_extauth.route_sections import conflicts as route_conflicts
+from genops_extauth.sections import DEFAULT_TIER, Governance, Log, Server
 from genops_extauth.store_sections import Store
 from genops_extauth.tiers import Tiers
 
@@ -55,7 +59,9 @@ class Config(Section):
         json_schema_extra={"default": {name: {"limit": str(tier.limit)} for name, tier in _seed_tiers().items()}},
     )
     rate_limits: RateLimits = Field(default_factory=RateLimits)
-    routes: tuple[Route, ...] = Field(default=(), description="Routes that need no identity.")
+    routes: Routes = Field(
+        default=(), description="What is demanded of which requests; the first that matches decides."
+    )
 
     @property
     def default_tier(self) -> str:
@@ -102,27 +108,46 @@ class Config(Section):
 
 
 def _somebody_to_believe(config: Config) -> Iterator[Complaint]:
-    if not config.identity.jwt and "identity" in config.server.services:
+    if not config.identity.methods and "identity" in config.server.services:
         yield ("identity", "jwt"), _NOBODY
 
 
-def _issuers_apart(config: Config) -> Iterator[Complaint]:
-    for path, message in conflicts(config.identity.jwt):
-        yield ("identity", "jwt", *path), message
-
-
 def _required_can_be_had(config: Config) -> Iterator[Complaint]:
-    for index, issuer in enumerate(config.identity.jwt):
+    for path, issuer in placed(config.identity.jwt, config.identity.hmac):
         for name in config.governance.required:
             if name not in issuer.claims.paths:
-                yield ("identity", "jwt", index, "claims", name), "governance.required has it: name its claim"
+                yield ("identity", *path, "claims", name), "governance.required has it: name its claim"
+    for place, entry in enumerate(_certificates(config)):
+        for name in config.governance.required:
+            if name not in entry.named:
+                path = ("identity", "certificates", "identities", place, "attributes", name)
+                yield path, "governance.required has it: write it here, or as {NAME} in the SPIFFE id"
 
 
 def _granted_tiers_exist(config: Config) -> Iterator[Complaint]:
-    for index, issuer in enumerate(config.identity.jwt):
+    for path, issuer in placed(config.identity.jwt, config.identity.hmac):
         for position, name in enumerate(issuer.tiers or ()):
             if name not in config.tiers:
-                yield ("identity", "jwt", index, "tiers", position), _no_tier(name, config)
+                yield ("identity", *path, "tiers", position), _no_tier(name, config)
+    for place, entry in enumerate(_certificates(config)):
+        name = entry.attributes.get("customer_tier", "")
+        if name and name not in config.tiers:
+            path = ("identity", "certificates", "identities", place, "attributes", "customer_tier")
+            yield path, _no_tier(name, config)
+    keys = config.identity.api_keys
+    for position, name in enumerate(keys.tiers or () if keys is not None else ()):
+        if name not in config.tiers:
+            yield ("identity", "api_keys", "tiers", position), _no_tier(name, config)
+
+
+def _certificates(config: Config) -> tuple[CertificateIdentity, ...]:
+    certificates = config.identity.certificates
+    return () if certificates is None else certificates.identities
+
+
+def _routes_can_be_met(config: Config) -> Iterator[Complaint]:
+    for path, message in route_conflicts(config.routes, config.identity.methods, config.tiers):
+        yield ("routes", *path), message
 
 
 def _default_tier_exists(config: Config) -> Iterator[Complaint]:
@@ -149,9 +174,9 @@ def _no_tier(name: str, config: Config) -> str:
 
 _CHECKS: tuple[tuple[frozenset[str], Callable[[Config], Iterator[Complaint]]], ...] = (
     (frozenset({"identity", "server"}), _somebody_to_believe),
-    (frozenset({"identity"}), _issuers_apart),
     (frozenset({"identity", "governance"}), _required_can_be_had),
     (frozenset({"identity", "tiers"}), _granted_tiers_exist),
+    (frozenset({"identity", "tiers", "routes"}), _routes_can_be_met),
     (frozenset({"governance", "tiers"}), _default_tier_exists),
     (frozenset({"governance", "tiers", "rate_limits", "store"}), _limits_compile),
 )

@@ -35,10 +35,14 @@ _LAST_WORDS = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """The chain: `front` is what the gate asks. `address` tells where the buckets are, without secrets."""
+    """The chain: `front` is what the gate asks. `address` tells where the buckets are, without secrets.
+
+    `target` is the store itself, for what is no bucket.
+    """
 
     front: Store
     address: str
+    target: Target
     _store: store_choice.Store
     _leases: Leases
     _outage: Outage
@@ -92,7 +96,7 @@ async def open_storage(
     outage = Outage(store, time.monotonic, failed=telemetry.store_failed)
     leases = Leases(outage, time.monotonic)
     denials = Denials(leases, time.monotonic) if config.denial_cache else None
-    storage = Storage(denials or leases, store.address, store, leases, outage, denials, telemetry)
+    storage = Storage(denials or leases, store.address, main, store, leases, outage, denials, telemetry)
     stack.push_async_callback(storage.close)
     return storage
 

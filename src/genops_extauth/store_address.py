@@ -44,14 +44,13 @@ class Tls:
     """How a connection is secured: files in PEM, read anew for each connection, so that certificates may rotate.
 
     Without `ca_file` the system's authorities are believed. `server_name` is the name that the certificate must have,
-    where it is not the host's. Without `verify` anybody may pretend to be the store: for trying out only.
+    where it is not the host's.
     """
 
     ca_file: str | None = None
     cert_file: str | None = None
     key_file: str | None = None
     server_name: str | None = None
-    verify: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from functools import lru_cache
 from itertools import islice
 from types import MappingProxyType
 
-from genops_extauth.issuers import Issuer
+from genops_extauth.identity_summary import believed
 from genops_extauth.limit_sections import Limit
 from genops_extauth.limits import Rule, Tree
 from genops_extauth.settings import Config
@@ -22,7 +22,7 @@ def summary(config: Config) -> tuple[str, ...]:
     tree = config.tree()
     return (
         _places(config),
-        *(_identity(config) if "identity" in config.server.services else ()),
+        *(believed(config) if "identity" in config.server.services else ()),
         *(_limits(config, tree) if "rate_limits" in config.server.services else ()),
     )
 
@@ -42,9 +42,9 @@ def exposure(tree: Tree, processes: int) -> Mapping[str, float]:
 
 
 def _granted(rule: Rule) -> float:
-    if rule.terms.open_after:
-        return math.inf
     size = rule.limit.requests_per_unit if rule.meter is None else rule.meter.capacity // rule.meter.part
+    if rule.terms.open_after and size:  # A limit of 0 refuses all, open or not.
+        return math.inf
     return float(min(rule.terms.allowance, size))
 
 
@@ -53,23 +53,6 @@ def _places(config: Config) -> str:
     debug = "" if server.debug is None else f", {server.debug} (debug pages)"
     second = "" if store.per_second is None else f", for limits per second {store.per_second.url}"
     return f"listens on {server.grpc} (gRPC), {server.http} (HTTP){debug}; store {store.url}{second}"
-
-
-def _identity(config: Config) -> Iterator[str]:
-    yield from (_believed(issuer) for issuer in config.identity.jwt)
-    defaults = ", ".join(f"{name}={value}" for name, value in config.governance.defaults.items())
-    yield f"requires {', '.join(config.governance.required) or 'no attribute'}; defaults {defaults or 'none'}"
-    yield from (f"open to everybody: {', '.join(route.methods)} {route.path}" for route in config.routes)
-
-
-def _believed(issuer: Issuer) -> str:
-    keys = issuer.keys
-    address = (keys.jwks_uri or "").partition("?")[0]  # a query can hold a credential
-    place = address or keys.public_key_file or f"env {keys.public_key_env}"
-    granted = "all tiers" if issuer.tiers is None else f"tiers {', '.join(issuer.tiers) or 'none'}"
-    prefix = f", customers {issuer.customer_prefix}*" if issuer.customer_prefix else ""
-    audiences, algorithms = ", ".join(issuer.audiences), ", ".join(issuer.algorithms)
-    return f"believes {issuer.issuer} for {audiences} ({algorithms}, keys from {place}): {granted}{prefix}"
 
 
 def _limits(config: Config, tree: Tree) -> Iterator[str]:

@@ -24,6 +24,8 @@ _LEVELS = dict.fromkeys(Reason, logging.INFO) | {
     # Not the client's doing: somebody should look.
     Reason.INTERNAL: logging.ERROR,
     Reason.KEYS_UNAVAILABLE: logging.WARNING,
+    Reason.STORE_UNAVAILABLE: logging.WARNING,
+    Reason.API_KEY_GUESSED: logging.WARNING,
 }
 
 _Fields = dict[str, object]
@@ -82,13 +84,28 @@ class Telemetry:
         fields: _Fields = {"error": type(error).__name__, "exc_info": error}
         self._write(self._troubles, logging.ERROR, "internal_error", "", lambda: fields)
 
-    def keys_fetched(self, issuer: str, *, error: str = "", detail: str = "") -> None:
-        """Count a fetch of an issuer's keys, and say how it ended. Without an `error` it went well."""
+    def keys_fetched(
+        self, issuer: str, *, step: str = "", error: str = "", detail: str = "", remarks: Sequence[str] = ()
+    ) -> None:
+        """Count a fetch of an issuer's keys, and say how it ended. Without an `error` it went well.
+
+        `step` is what was asked for, the issuer's configuration or its keys. `remarks` are what somebody should mend.
+        """
         self._metrics.keys_fetched(issuer, good=not error)
         if error:
-            self._log.warning("keys_not_fetched", issuer=issuer, error=error, detail=detail)
+            self._log.warning("keys_not_fetched", issuer=issuer, step=step, error=error, detail=detail)
         else:
             self._log.debug("keys_fetched", issuer=issuer, detail=detail)
+        for remark in remarks:
+            self._log.warning("issuer_remark", issuer=issuer, detail=remark)
+
+    def revocations_told(self, error: StoreUnavailable | None) -> None:
+        """Say that the store does not tell what is revoked, or that it does so again."""
+        if error is None:
+            self._log.info("revocations_heard")
+        else:
+            consequence = "what is revoked from now on passes until its time is over; what was known stays refused"
+            self._log.error("revocations_not_heard", detail=str(error), consequence=consequence)
 
     def reloaded(self, *, error: str = "", remarks: Sequence[str] = ()) -> None:
         """Count a reload, and say how it ended. With an `error` the old configuration stays in force.
@@ -182,12 +199,13 @@ def _allowed(outcome: Outcome, allowed: Allowed) -> _Fields:
     who: _Fields = {}
     if identity is not None:
         known = {name: identity.attributes[name] for name in ("customer_id", "team") if name in identity.attributes}
-        who = {"issuer": identity.issuer, **known}
+        who = {"method": identity.method, "issuer": identity.issuer, **known}
     return {**_decision("allowed", outcome), **who, **_request(outcome)}
 
 
 def _decision(verdict: str, outcome: Outcome) -> _Fields:
-    return {"verdict": verdict, "decision_id": outcome.decision_id, "seconds": round(outcome.seconds, 6)}
+    route: _Fields = {"route": outcome.route} if outcome.route else {}
+    return {"verdict": verdict, "decision_id": outcome.decision_id, "seconds": round(outcome.seconds, 6), **route}
 
 
 def _request(outcome: Outcome) -> _Fields:

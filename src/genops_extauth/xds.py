@@ -14,17 +14,15 @@ The rules (envoyproxy.io, "xDS REST and gRPC protocol"):
 import asyncio
 import contextlib
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, NoReturn
 
 import grpc
 
 from genops_extauth import xds_messages
-from genops_extauth.declared import Domain
-from genops_extauth.ratelimit_resources import declared
 from genops_extauth.xds_channel import Settings, open_channel, reason_of
-from genops_extauth.xds_messages import Client, Response
+from genops_extauth.xds_messages import Client, Resource, Response
 
 _Call = grpc.aio.StreamStreamCall[bytes, bytes]
 
@@ -51,13 +49,12 @@ class Lost:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What can be said of the source. `connected`: there is a stream, and the server has said something on it.
+    """What can be said of the source.
 
     `version` is that of the limits in force, None before the first. `error` is what went wrong last, empty once limits
     were accepted after it.
     """
 
-    connected: bool = False
     version: str | None = None
     error: str = ""
 
@@ -65,14 +62,15 @@ class Status:
 class XdsSource:
     """The limits that the server of `settings` gives, while `run` runs.
 
-    `apply` puts what a response declares in force, in place of all before, or returns what is wrong with it and changes
-    nothing. `observe` is told of every response and of every stream that ended; it neither blocks nor raises.
+    `apply` puts what the resources of a response declare in force, in place of all before, or returns what is wrong
+    with them and changes nothing. `observe` is told of every response and of every stream that ended; it neither
+    blocks nor raises.
     """
 
     def __init__(
         self,
         settings: Settings,
-        apply: Callable[[tuple[Domain, ...]], Awaitable[tuple[str, ...]]],
+        apply: Callable[[Sequence[Resource]], Awaitable[tuple[str, ...]]],
         observe: Callable[[Answered | Lost], None],
         *,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -105,7 +103,7 @@ class XdsSource:
                 reason = reason_of(error, self._settings.headers)
             self._failures += 1
             pause = self._pause(self._failures)
-            self.status = replace(self.status, connected=False, error=reason)
+            self.status = replace(self.status, error=reason)
             self._observe(Lost(reason, pause))
             await self._sleep(pause)
 
@@ -134,9 +132,7 @@ class XdsSource:
         if response.type_url != xds_messages.TYPE:
             return (f"the server sent {response.type_url!r}, which nobody asked for",)
         try:
-            merge = self._settings.merge_domains
-            domains, problems = await asyncio.to_thread(declared, response.resources, merge_domains=merge)
-            return problems or await self._apply(domains)
+            return await self._apply(response.resources)
         except Exception as error:  # noqa: BLE001 - a defect of ours is no reason to learn of no limits any more
             context = {"message": "limits of the management server could not be applied", "exception": error}
             asyncio.get_running_loop().call_exception_handler(context)
@@ -145,10 +141,10 @@ class XdsSource:
     def _take_note(self, response: Response, problems: tuple[str, ...]) -> None:
         if problems:
             self._refusals += 1
-            self.status = replace(self.status, connected=True, error="; ".join(problems))
+            self.status = replace(self.status, error="; ".join(problems))
         else:
             self._refusals = self._failures = 0
-            self.status = Status(connected=True, version=response.version)
+            self.status = Status(response.version)
             self._accepted.set()
         self._observe(Answered(response.version, problems))
 

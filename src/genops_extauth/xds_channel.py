@@ -1,7 +1,6 @@
 """The connection to a management server: where it is, how it is believed, and why it ended."""
 
 import asyncio
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,8 +21,6 @@ _OPTIONS: Final = (
     # minutes of the last time (its keepalive.EnforcementPolicy), and Envoy Gateway leaves it at that.
     ("grpc.keepalive_time_ms", 330_000),
 )
-_HEADER_NAME = re.compile(r"(?!grpc-)[0-9a-z_.-]+(?<!-bin)")
-_HEADER_VALUE = re.compile(r"[ -~]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +42,7 @@ class Settings:
     """Where limits come from. `server` is HOST:PORT, `node_id` and `node_metadata` what the server knows us by.
 
     `headers` are sent with each stream and may hold a secret: nothing shows them. `backoff` and `backoff_max` are in
-    seconds. A response over `max_bytes` ends its stream. With `merge_domains` several resources may be of one domain.
-
-    Raises `ValueError` for a header that gRPC could not send.
+    seconds. A response over `max_bytes` ends its stream.
     """
 
     server: str
@@ -58,15 +53,6 @@ class Settings:
     backoff: float = 1.0
     backoff_max: float = 30.0
     max_bytes: int = 4 * 1024 * 1024  # as grpc-go, and with it envoyproxy/ratelimit
-    merge_domains: bool = False
-
-    def __post_init__(self) -> None:
-        for name, value in self.headers.items():
-            if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
-                raise ValueError(
-                    f"the header {name!r} cannot be sent: write its name in lower case, not beginning with grpc- nor "
-                    "ending with -bin, and its value in visible ASCII characters"
-                )
 
 
 async def open_channel(settings: Settings) -> grpc.aio.Channel:

@@ -1,0 +1,66 @@
+"""What the store keeps of credentials: the records of API keys, and what is revoked. It outlives every reload."""
+
+import asyncio
+from collections.abc import Callable
+
+from genops_extauth.gate import Clocks
+from genops_extauth.key_guesses import Guesses
+from genops_extauth.key_lookup import Lookup
+from genops_extauth.key_store import KeyStore
+from genops_extauth.key_usage import Usage
+from genops_extauth.model import StoreUnavailable
+from genops_extauth.revocation_feed import PERIOD, Feed
+from genops_extauth.revocation_store import RevocationStore
+from genops_extauth.revocations import Denylist
+from genops_extauth.store_client import Client
+
+
+class CredentialStore:
+    """Credentials behind `client`, under keys that begin with `prefix`.
+
+    `max_wait` is for how many seconds, at the start, the list of what is revoked is waited for. `tell` hears when the
+    store stops telling of it, with the reason, and with None when it tells again.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        prefix: str,
+        clocks: Clocks,
+        *,
+        max_wait: float,
+        tell: Callable[[StoreUnavailable | None], None],
+    ) -> None:
+        keys = KeyStore(client, prefix)
+        self.lookup = Lookup(keys.get, clocks.monotonic)
+        self.usage = Usage(keys.note)
+        self.guesses = Guesses(clocks.monotonic)
+        self.revoked = Denylist()
+        """What the store's list holds, as far as is known."""
+        store = RevocationStore(client, prefix)
+        self.feed = Feed(
+            store, self.revoked, wall=clocks.wall, monotonic=clocks.monotonic, max_wait=max_wait, tell=tell
+        )
+        self.listens = False
+        """Whether the list of what is revoked is asked for."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether the list of what is revoked was read once, or waited for long enough, or is not asked for."""
+        return not self.listens or self.feed.ready
+
+    async def run(self) -> None:
+        """Keep up with the store, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.usage.tend())
+            tasks.create_task(self._listen())
+
+    async def _listen(self) -> None:
+        while True:
+            if self.listens:
+                await self.feed.look()
+            await asyncio.sleep(PERIOD)
+
+    async def close(self) -> None:
+        """End what is under way."""
+        await self.lookup.close()
