@@ -29,7 +29,7 @@ PREMIUM: Mapping[str, Mapping[str, object]] = {
     "admission, leased": {"limit": f"{ADMITTED}/second", "lease": 100},
 }
 CLUSTER, SLOTS = 3, 16_384
-UNBATCHED = "from genops_extauth import redis_store, cli; redis_store.BATCH = 1; cli.main()"
+UNBATCHED = "from genops_extauth import redis_queue, cli; redis_queue.BATCH = 1; cli.main()"
 
 
 @contextlib.contextmanager

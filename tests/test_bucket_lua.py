@@ -24,7 +24,8 @@ from buckets import (
 )
 from genops_extauth.bucket import Bucket, State, bucket
 from genops_extauth.hits import Answer, Book, Hit, Level, Meter, Role
-from genops_extauth.window import FixedWindow, Used, Window
+from genops_extauth.redis_store import LONGEST
+from genops_extauth.window import FixedWindow, SlidingWindow, Used, Window
 from stores import SERVERS, running
 
 TEN = bucket(10, 36_000)
@@ -191,6 +192,14 @@ def test_value_from_the_future_for_ever_is_rebased(script: Script) -> None:
 def test_batch_without_hits_runs(script: Script) -> None:
     """A batch of one empty group runs and is granted."""
     assert script.batch([[]], 0) == [Answer(granted=True, levels=())]
+
+
+def test_longest_group_runs(script: Script) -> None:
+    """The longest group that a store takes runs in one script, also where each hit has two numbers in the reply."""
+    script.client.flushall()
+    hits = [Hit(b"%d" % number, SlidingWindow(2, 60_000_000), 1) for number in range(LONGEST)]
+    assert script.batch([hits], NOW) == [Book().transact(hits, NOW)]
+    assert script.client.dbsize() == LONGEST
 
 
 def left(script: Script, key: bytes = b"a") -> int:

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from genops_extauth.bearer import Bearer, bearer_token
 from genops_extauth.declared import Limit
-from genops_extauth.gate import Clocks, Decided, Gate, Generation, bearer_token
+from genops_extauth.gate import Authenticator, Clocks, Decided, Gate, Generation
 from genops_extauth.hits import Answer, Book, Hit, Origin
 from genops_extauth.keyset import KeySet, parse_jwks
 from genops_extauth.limit_compiler import compile_tree
@@ -21,15 +22,18 @@ from genops_extauth.model import (
     Request,
     StoreUnavailable,
 )
-from genops_extauth.policy import NOBODY, Policy
+from genops_extauth.paths import pattern
+from genops_extauth.policy import Policy
 from genops_extauth.publickey import ALGORITHMS
 from genops_extauth.quota import Modes
+from genops_extauth.routes import Route
 from genops_extauth.tiers import Tiers
 from genops_extauth.tokens import Issuer, Verifier
 from minting import NOW, claims, ec_pair, ed_pair, jwks, token, trusted
 
 GOOD = token(ed_pair(), claims())
-POLICY = Policy(frozenset({("GET", "/healthz")}), ("team",), {"customer_tier": "free"})
+OPEN = Route(methods=frozenset({"GET"}), path=pattern("/healthz"), asks=False)
+POLICY = Policy((OPEN,), ("team",), {"customer_tier": "free"}, accepted=("jwt",))
 CUSTOMER = Descriptor(((b"customer_tier", b"free"), (b"customer_id", b"acme")))
 USAGE = Descriptor((*CUSTOMER.entries, (b"genops_phase", b"charge")), 5)
 TREE = compile_tree((), Settings(), Tiers("genops", {"free": Limit(3, "hour", name="free")}, "free"))
@@ -99,7 +103,8 @@ def keys(*pairs: object) -> KeySet:
 
 def gate_of(issuer: Issuer, seen: Seen | None = None, store: Memory | None = None, **generation: object) -> Gate:
     refresh = {issuer.issuer: issuer.keys.refreshed} if isinstance(issuer.keys, Rotating) else {}
-    parts = {"verifier": Verifier([issuer]), "policy": POLICY, "tree": TREE, "refresh": refresh, **generation}
+    bearer: Authenticator = Bearer(Verifier([issuer]), refresh)
+    parts = {"authenticators": {"jwt": bearer}, "policy": POLICY, "tree": TREE, **generation}
     clocks = Clocks(lambda: NOW, lambda: 0.0)
     return Gate(Generation(**parts), store or Memory(), clocks, seen or Seen(), new_id=lambda: "0123456789")  # type: ignore[arg-type]  # of the test's choosing
 
@@ -134,7 +139,7 @@ async def test_an_open_route_asks_for_nothing_and_believes_nothing() -> None:
         outcome = await gate.check(request(authorization, "/healthz"), lambda: None)
 
         assert isinstance(outcome.verdict, Allowed)
-        assert outcome.verdict.grant is NOBODY
+        assert outcome.verdict.grant is POLICY.nobody
 
 
 async def test_an_unreadable_request_goes_out_as_its_refusal() -> None:
@@ -173,11 +178,11 @@ def test_the_scheme_is_case_insensitive(scheme: bytes) -> None:
     assert bearer_token(request(scheme + b"abc ")) == b"abc"
 
 
-def test_two_authorization_fields_are_ambiguous() -> None:
+async def test_two_authorization_fields_are_ambiguous() -> None:
     """Two fields are refused before either is looked at."""
     twice = Request("GET", "/", "api.test", {"authorization": b"Bearer a,Bearer b"}, frozenset({"authorization"}))
 
-    assert bearer_token(twice) == Denied(Reason.CREDENTIALS_AMBIGUOUS)
+    assert (await gate_of(trusted()).check(twice, lambda: None)).verdict == Denied(Reason.CREDENTIALS_AMBIGUOUS)
 
 
 async def test_a_rotation_refuses_no_good_token() -> None:
@@ -229,7 +234,7 @@ async def test_without_any_keys_nobody_passes() -> None:
 async def test_a_defect_is_a_refusal_and_is_told() -> None:
     """An exception of ours becomes a refusal, for as a failed call a gateway might let it pass."""
     seen = Seen()
-    outcome = await gate_of(trusted(), seen, verifier=None).check(request(), lambda: None)
+    outcome = await gate_of(trusted(), seen, authenticators={"jwt": None}).check(request(), lambda: None)
 
     assert outcome.verdict == Denied(Reason.INTERNAL, "AttributeError")
     assert [type(error) for error in seen.errors] == [AttributeError]
@@ -241,8 +246,8 @@ async def test_a_request_is_served_by_one_generation() -> None:
     gate = gate_of(trusted(source))
     waiting = asyncio.create_task(gate.check(request(b"Bearer " + token(ec_pair(), claims())), lambda: 5.0))
     await asyncio.sleep(0)
-    strict = Policy(required=("cost_center",))
-    gate.generation = Generation(gate.generation.verifier, strict, TREE)
+    strict = Policy(required=("cost_center",), accepted=("jwt",))
+    gate.generation = Generation(gate.generation.authenticators, strict, TREE)
     source.gate.set()
 
     assert isinstance((await waiting).verdict, Allowed)
@@ -370,7 +375,7 @@ async def test_limits_are_asked_under_one_generation() -> None:
     store.open.clear()
     waiting = asyncio.create_task(gate.limit(b"genops", [CUSTOMER], 1))
     await asyncio.sleep(0)
-    gate.generation = Generation(gate.generation.verifier, POLICY, TREE, Modes(shadow=True))
+    gate.generation = Generation(gate.generation.authenticators, POLICY, TREE, Modes(shadow=True))
     store.open.set()
 
     assert (await waiting).over

@@ -24,7 +24,9 @@ from genops_extauth.declared import Limit
 from genops_extauth.limit_compiler import compile_tree
 from genops_extauth.limit_rules import Settings
 from genops_extauth.model import Identity, Limited, Outcome, Request, Telling
-from genops_extauth.policy import NOBODY, Policy
+from genops_extauth.paths import pattern
+from genops_extauth.policy import Policy
+from genops_extauth.routes import Route
 from genops_extauth.tiers import Tiers
 from manifests import Manifest
 
@@ -36,7 +38,7 @@ GATEWAYS: Mapping[str, Callable[[], Manifest]] = {
 }
 FORGED = {"x-genops-customer-id": "victim", "x-genops-customer-tier": "premium", "x-customer-id": "victim"}
 
-POLICY = Policy(open_routes=frozenset({("GET", "/ai/v1/healthz")}))
+POLICY = Policy((Route(methods=frozenset({"GET"}), path=pattern("/ai/v1/healthz"), asks=False),))
 HOURLY = Limit(100, "hour")
 TREE = compile_tree(
     (), Settings(), Tiers("genops", dict.fromkeys(("free", "standard", "premium"), HOURLY), "free", HOURLY)
@@ -58,12 +60,12 @@ class Sidecar:
             context.abort(grpc.StatusCode.UNAVAILABLE, "for the test")
         request = check_messages.read_check(body)
         assert isinstance(request, Request)
-        grant, token = NOBODY, request.headers.get("authorization")
+        grant, token = POLICY.nobody, request.headers.get("authorization")
         if token is not None:
             tier, _, customer = token.decode().removeprefix("Bearer ").partition("/")
             attributes = {"customer_tier": tier, "customer_id": customer}
             grant = POLICY.grants(Identity("https://auth.example.com", customer, attributes, expires_at=2.0**31))
-        verdict = POLICY.authorize(request, grant, lambda: "request")
+        verdict = POLICY.authorize(POLICY.route(request), request, grant, lambda: "request")
         return check_messages.write_check(Outcome(verdict, "decision", request))
 
     def should_rate_limit(self, body: bytes, context: grpc.ServicerContext) -> bytes:

@@ -51,10 +51,10 @@ from genops_extauth.model import (
     StoreUnavailable,
     Telling,
 )
-from genops_extauth.policy import DENIALS, NOBODY, Policy
+from genops_extauth.policy import Policy
+from genops_extauth.refusal_table import DENIALS
 from genops_extauth.server import GrpcServer, Transport
 from genops_extauth.tiers import Tiers
-from genops_extauth.tokens import Verifier
 from stores import until
 
 GRANT = Grant(None, (("x-genops-team", "ml"),), ("x-genops-project",), (("team", "ml"),))
@@ -157,11 +157,11 @@ def test_an_allowed_answer_is_explicit() -> None:
 
 def test_an_answer_for_nobody_strips_everything() -> None:
     """On an open route nothing is set and every reserved header is removed."""
-    response = written(Outcome(Allowed(NOBODY), "decision-1", None))
+    response = written(Outcome(Allowed(Policy().nobody), "decision-1", None))
 
     assert response.ok_response is not None
     assert response.ok_response.headers == []
-    assert tuple(response.ok_response.headers_to_remove) == NOBODY.removed
+    assert tuple(response.ok_response.headers_to_remove) == Policy().nobody.removed
 
 
 @pytest.mark.parametrize("reason", Reason)
@@ -390,7 +390,7 @@ Call = Callable[..., grpc.aio.UnaryUnaryCall[bytes, bytes]]
 async def calls(store: Slow, transport: Transport, telling: Telling = TELLING) -> AsyncIterator[tuple[Call, Gate]]:
     """ShouldRateLimit of a real server, asked over a real connection."""
     tree = compile_tree((), Settings(), Tiers("genops", {"free": Limit(3, "hour")}, "free"))
-    generation = Generation(Verifier([]), Policy(), tree, telling=telling)
+    generation = Generation({}, Policy(), tree, telling=telling)
     gate = Gate(generation, store, Clocks(lambda: 1e9, lambda: 0.0), Silent(), new_id=lambda: "0123456789")
     server = GrpcServer(Face(gate).handlers([RATE_LIMIT]), "127.0.0.1:0", transport)
     address = await server.start()

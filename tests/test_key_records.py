@@ -93,7 +93,7 @@ def test_the_smallest_record_is_enough() -> None:
     ],
 )
 def test_what_is_not_understood_is_refused(changes: dict[str, Any], said: str) -> None:
-    """A record with a member that is unknown, of another type or out of bounds lets nobody in, and the place is said."""
+    """A record with a member that is unknown, of another type or out of bounds lets nobody in, and where is said."""
     with pytest.raises(RecordError, match=said.replace(".", r"\.")):
         read(json.dumps(GOOD | changes).encode())
 

@@ -24,7 +24,6 @@ from genops_extauth.limit_rules import Settings
 from genops_extauth.model import Json, Telling
 from genops_extauth.policy import Policy
 from genops_extauth.quota import Modes, would_refuse
-from genops_extauth.tokens import Verifier
 from limit_model import CHARGE, Model, Question, Told, Verdict, window
 
 NOW = 1_795_514_430_250_000  # a Tuesday, a quarter into a second
@@ -204,7 +203,7 @@ TELLING = Telling(body=None, metadata=True)
 
 
 def gate_of(domain: Domain, modes: Modes, seen: Seen) -> Gate:
-    generation = Generation(Verifier([]), Policy(), compile_tree([domain], Settings()), modes, TELLING)
+    generation = Generation({}, Policy(), compile_tree([domain], Settings()), modes, TELLING)
     clocks = Clocks(lambda: NOW / 1e6, lambda: 0.0)
     return Gate(generation, Memory(), clocks, seen, new_id=lambda: "0123456789")
 

@@ -3,10 +3,11 @@
 import pytest
 
 from genops_extauth.model import Allowed, Denied, Limited, Reason
-from genops_extauth.policy import DENIALS, NOBODY
+from genops_extauth.policy import Policy
+from genops_extauth.refusal_table import DENIALS
 
 
-@pytest.mark.parametrize("decision", [Allowed(NOBODY), Denied(Reason.INTERNAL), Limited(over=False, statuses=())])
+@pytest.mark.parametrize("decision", [Allowed(Policy().nobody), Denied(Reason.INTERNAL), Limited(over=False, statuses=())])
 def test_a_decision_has_no_truth_value(decision: object) -> None:
     """A decision used as a condition raises, so that ``if verdict:`` can never become a bypass."""
     with pytest.raises(TypeError, match="no truth value"):
@@ -32,6 +33,6 @@ def test_what_a_bad_token_failed_is_not_told() -> None:
 
 
 def test_a_401_carries_a_challenge() -> None:
-    """A 401 says with WWW-Authenticate how to authenticate (RFC 9110, 15.5.2), and nothing else does."""
+    """A 401 says how to authenticate (RFC 9110, 15.5.2), and a 403 where a scope is lacking (RFC 6750, 3.1)."""
     for denial in DENIALS.values():
-        assert bool(denial.challenge) == (denial.status == 401)
+        assert bool(denial.challenge) == (denial.status == 401 or denial.error == "insufficient_scope")

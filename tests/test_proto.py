@@ -35,6 +35,9 @@ FILES: tuple[FileDescriptor, ...] = (ext_authz_pb2.DESCRIPTOR, rls_pb2.DESCRIPTO
 
 THEIRS: dict[str, Any] = {
     "genops.wire.ext_authz.AttributeContext": auth.AttributeContext,
+    "genops.wire.ext_authz.Address": core.Address,
+    "genops.wire.ext_authz.AttributeContext.Peer": auth.AttributeContextPeer,
+    "genops.wire.ext_authz.SocketAddress": core.SocketAddress,
     "genops.wire.ext_authz.AttributeContext.HttpRequest": auth.AttributeContextHttpRequest,
     "genops.wire.ext_authz.AttributeContext.Request": auth.AttributeContextRequest,
     "genops.wire.ext_authz.CheckRequest": auth.CheckRequest,

@@ -42,7 +42,9 @@ async def test_what_only_takes_is_not_owed() -> None:
 async def test_what_rests_and_what_is_written_down_share_the_room() -> None:
     """A batch for which there is no room beside the journal, and what rests, is lost, and its charges are told."""
     debts = Debts(Journal(largest=4))
+    assert not debts
     assert debts.write([charge("a")]) == []
+    assert debts
     assert debts.keep(await failed(charge("b"), charge("c")), 0.0)[1] == []
     assert debts.keep(await failed(charge("d"), charge("e")), 0.0) == (0.0, [charge("d"), charge("e")])
     assert debts.keep(await failed(charge("f")), 0.0)[1] == []

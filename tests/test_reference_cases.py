@@ -19,7 +19,6 @@ from genops_extauth.model import Telling
 from genops_extauth.policy import Policy
 from genops_extauth.quota import Modes
 from genops_extauth.ratelimit_files import load
-from genops_extauth.tokens import Verifier
 from reference_cases import CASES, SKIPPED, Case, differences, files, request, told
 
 NOW = 1_795_514_430  # seconds; it stands still
@@ -69,7 +68,7 @@ class Service:
         self._telling = Telling(names if headers else (), retry_after=False, body=None)
         self.counters = LimitCounters()
         self.counters.configured([domain.name.encode() for domain in loaded.domains], (), modes)
-        generation = Generation(Verifier([]), Policy(), compile_tree(loaded.domains, Settings()), modes, self._telling)
+        generation = Generation({}, Policy(), compile_tree(loaded.domains, Settings()), modes, self._telling)
         clocks = Clocks(lambda: float(NOW), lambda: 0.0)
         self._gate = Gate(generation, Memory(), clocks, Counting(self.counters), new_id=lambda: "0123456789")
 

@@ -45,8 +45,10 @@ def test_the_summary_says_what_a_configuration_means() -> None:
             "believes https://auth.example.com for genops-ai-api (RS256, keys from "
             "https://auth.example.com/.well-known/jwks.json): tiers free, standard, premium"
         ),
+        "revoked: 0 listed here, and what the store lists",
         "requires team, project, customer_id; defaults customer_tier=free",
         "open to everybody: GET /healthz",
+        "everything else: one of jwt",
         "tier free: 100/hour, 20 at once",
         "tier standard: 1000/hour, 1000 at once",
         "tier premium: 10000/hour, 2000 at once",
@@ -151,7 +153,7 @@ def test_only_what_is_served_is_told(folder: Folder) -> None:
     told = folder.told(
         "identity: {jwt: [{issuer: i, audiences: [a], keys: {jwks_uri: https://a/}}]}\nserver: {services: [identity]}\n"
     )
-    assert [line.partition(" ")[0] for line in told] == ["listens", "believes", "requires"]
+    assert [line.partition(" ")[0] for line in told] == ["listens", "believes", "revoked:", "requires", "everything"]
 
 
 def test_a_descriptor_with_several_limits_grants_what_each_does() -> None:

@@ -98,7 +98,7 @@ def test_a_token_is_known_by_its_id() -> None:
         (AT, {}, None),
         ({"typ": "application/at+jwt"}, {}, None),
         ({"typ": "Application/AT+JWT"}, {}, None),
-        ({"typ": "JWT"}, {}, Denied(Reason.TOKEN_HEADER_REFUSED, "typ")),
+        ({"typ": "JWT"}, {}, Denied(Reason.TOKEN_HEADER_REFUSED, "typ is not at+jwt")),
         ({"typ": "at+jwt+x"}, {}, Denied(Reason.TOKEN_HEADER_REFUSED, "typ")),
         (AT, {"client_id": None}, Denied(Reason.TOKEN_CLAIMS_MALFORMED, "client_id")),
         (AT, {"client_id": ""}, Denied(Reason.TOKEN_CLAIMS_MALFORMED, "client_id")),
@@ -123,7 +123,7 @@ def test_a_token_without_a_type_is_no_access_token() -> None:
     untyped = signing_input + b"." + base64url(ED.sign(signing_input))
 
     wanting = Verifier([trusted(profile="access_token")])
-    assert wanting.verify(untyped, NOW) == Denied(Reason.TOKEN_HEADER_REFUSED, "typ")
+    assert wanting.verify(untyped, NOW) == Denied(Reason.TOKEN_HEADER_REFUSED, "typ is not at+jwt")
     assert isinstance(Verifier([trusted()]).verify(untyped, NOW), Identity)
 
 

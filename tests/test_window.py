@@ -145,6 +145,14 @@ def test_what_fits_is_told_when_all_is_there_again(window: Window, used: Used, a
     assert Book({b"a": used}).transact(look, at).levels[0].reset == reset
 
 
+def test_a_calendar_page_that_was_turned_stays_turned() -> None:
+    """What a process takes whose clock is behind is taken of the next window, where another one has opened it."""
+    book = Book({b"a": Used(4, 60)})
+    assert book.transact([Hit(b"a", CalendarWindow(10, 0, 60, 120), 1)], 59).granted
+
+    assert book.states == {b"a": Used(5, 60)}
+
+
 def test_changed_limit_keeps_what_was_used() -> None:
     """A window whose limit was changed goes on from what was used, and so may a bucket that became a window."""
     book = Book()

@@ -112,14 +112,18 @@ local function window(key, meter)
   return top - used
 end
 
-local function top(key)
-  return windows[key] and windows[key].top or capacities[meters[key]]
+local function moved(key, role, cost, level)
+  local capacity = capacities[meters[key]]
+  if role == CHARGE then
+    return min(level, max(level - cost, capacity - EXACT))
+  end
+  return max(level, min(level + cost, windows[key] and windows[key].top or capacity))
 end
 
 local hits = {unpack_numbers('>' .. string.rep(HIT, (#packed - at + 1) / HIT_SIZE), packed, at)} -- and the end
 local found, n = {}, 0
 local must, quotas, exhausted = true, 0, 0
-local takers, costs, took = {}, {}, 0
+local takers, spared, took = {}, {}, 0 -- by a group: which keys it took from, and their levels had it taken nothing
 for i = 1, #hits - 1, 4 do
   local key, role, cost = hits[i], hits[i + 2], hits[i + 3]
   local last = role >= LAST
@@ -143,10 +147,11 @@ for i = 1, #hits - 1, 4 do
   end
   if role >= CHARGE then
     if charging and not look then
-      if role == CHARGE then
-        levels[key] = min(level, max(level - cost, capacities[meters[key]] - EXACT))
-      else
-        levels[key] = max(level, min(level + cost, top(key)))
+      levels[key] = moved(key, role, cost, level)
+      for taken = 1, took do
+        if takers[taken] == key then
+          spared[taken] = moved(key, role, cost, spared[taken])
+        end
       end
     end
   else
@@ -160,15 +165,13 @@ for i = 1, #hits - 1, 4 do
     if fits and not look then
       levels[key] = level - cost
       took = took + 1
-      takers[took], costs[took] = key, cost
+      takers[took], spared[took] = key, level
     end
   end
   if last then
     if not must or (quotas > 0 and quotas == exhausted) then
-      for taken = 1, took do
-        -- What was refunded meanwhile fills a bucket at most.
-        local taker = takers[taken]
-        levels[taker] = min(levels[taker] + costs[taken], top(taker))
+      for taken = took, 1, -1 do -- backwards, for a key that was taken from twice
+        levels[takers[taken]] = spared[taken]
       end
     end
     must, quotas, exhausted, took = true, 0, 0, 0

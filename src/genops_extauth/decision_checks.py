@@ -25,7 +25,7 @@ _OF_METHOD: Mapping[str, Mapping[str, Refusals]] = {
         "token: names a subject": frozenset({(Reason.TOKEN_CLAIMS_MALFORMED, "sub")}),
         "token: audience is ours": frozenset({Reason.TOKEN_AUDIENCE_WRONG, (Reason.TOKEN_CLAIMS_MALFORMED, "aud")}),
         "token: of the issuer's profile": frozenset(
-            {(Reason.TOKEN_HEADER_REFUSED, "typ")}
+            {(Reason.TOKEN_HEADER_REFUSED, "typ is not at+jwt")}
             | {(Reason.TOKEN_CLAIMS_MALFORMED, claim) for claim in ("jti", "client_id")}
         ),
         "token: valid now": frozenset(
@@ -50,11 +50,13 @@ _OF_METHOD: Mapping[str, Mapping[str, Refusals]] = {
     },
     "certificate": {
         "certificate: can be read": frozenset({Reason.CERTIFICATE_MALFORMED}),
-        "certificate: valid now": frozenset({Reason.CERTIFICATE_UNKNOWN}),
+        "certificate: valid now": frozenset({Reason.CERTIFICATE_EXPIRED}),
     },
 }
 _OF_IDENTITY: Mapping[str, Refusals] = {
-    "identity: attributes are usable": frozenset({Reason.ATTRIBUTE_UNUSABLE}),
+    "identity: attributes are usable": frozenset(
+        {Reason.ATTRIBUTE_UNUSABLE, (Reason.TOKEN_CLAIMS_MALFORMED, "scopes"), (Reason.TOKEN_CLAIMS_MALFORMED, "roles")}
+    ),
     "identity: tier may be granted": frozenset({Reason.TIER_NOT_GRANTED}),
     "identity: not revoked": frozenset({Reason.CREDENTIAL_REVOKED}),
 }

@@ -24,8 +24,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from genops_extauth import demo_envoy
 from genops_extauth.demo_child import Child, ChildEnded, running, unless
-from genops_extauth.demo_screen import Screen, console, printable
+from genops_extauth.demo_screen import Screen
 from genops_extauth.demo_tour import ALGORITHM, AUDIENCE, FREE_LIMIT, ISSUER, STOPS, TOKENS, mint, visit
+from genops_extauth.terminal import console, printable
 
 _T = TypeVar("_T")
 

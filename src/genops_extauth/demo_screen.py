@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from genops_extauth.demo_tour import STOPS, Answer, Stop
+from genops_extauth.terminal import printable
 
 _SHOWN_HEADERS = (
     "www-authenticate",
@@ -28,17 +29,6 @@ _STYLES = MappingProxyType(
     {"allowed": "green", "ok": "green", "denied": "red", "over_limit": "yellow", "warning": "yellow", "error": "red"}
 )
 _TROUBLE = ("warning", "error", "critical")
-
-
-def console(*, stderr: bool = False) -> Console:
-    """A console that prints text as it is: nothing in it is markup, and no line is broken, so that it can be pasted."""
-    return Console(stderr=stderr, markup=False, emoji=False, highlight=False, soft_wrap=True)
-
-
-def printable(text: str, encoding: str = "utf-8") -> str:
-    """`text` with all that does not print, or not in `encoding`, spelled out; what our log escaped stays as it is."""
-    spelled = "".join(each if each.isprintable() else each.encode("unicode_escape").decode("ascii") for each in text)
-    return spelled.encode(encoding, "backslashreplace").decode(encoding)
 
 
 class Screen:

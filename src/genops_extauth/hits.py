@@ -194,31 +194,37 @@ class _Walk(NamedTuple):
 
 def _walk(hits: Sequence[Hit], found: Mapping[bytes, Found], now: int) -> _Walk:
     levels = {key: at[0] for key, at in found.items()}
+    spared: dict[bytes, int] = {}  # the levels of what was taken from, had nothing been taken
     fits, asked, taken = [], [], dict.fromkeys(levels, 0)
     must, quotas = True, []
     for hit in hits:
-        cost, level = parts(hit), levels[hit.key]
+        key, cost, level = hit.key, parts(hit), levels[hit.key]
         fit = hit.role >= Role.CHARGE or cost <= level
         fits.append(fit)
-        asked.append(taken[hit.key] + cost)
+        asked.append(taken[key] + cost)
         if hit.role is Role.MUST:
             must = must and fit
         elif hit.role is Role.QUOTA:
             quotas.append(fit)
         if hit.look or not fit:
             continue
-        if hit.role is Role.REFUND:
-            levels[hit.key] = max(level, min(level + cost, _top(hit.meter, found[hit.key], now)))
-        elif hit.role is Role.CHARGE:
-            levels[hit.key] = min(level, max(level - cost, hit.meter.capacity - EXACT))
+        if hit.role >= Role.CHARGE:
+            top = _top(hit.meter, found[key], now)
+            levels[key] = _moved(hit, cost, level, top)
+            if key in spared:
+                spared[key] = _moved(hit, cost, spared[key], top)
         else:
-            levels[hit.key] = level - cost
-            taken[hit.key] += cost
+            spared.setdefault(key, level)
+            levels[key] = level - cost
+            taken[key] += cost
     granted = must and (not quotas or any(quotas))
-    if not granted:
-        for hit in hits:  # What was refunded meanwhile fills a bucket at most.
-            levels[hit.key] = min(levels[hit.key] + taken.pop(hit.key, 0), _top(hit.meter, found[hit.key], now))
-    return _Walk(granted, fits, asked, levels)
+    return _Walk(granted, fits, asked, levels if granted else levels | spared)
+
+
+def _moved(hit: Hit, cost: int, level: int, top: int) -> int:
+    if hit.role is Role.REFUND:
+        return max(level, min(level + cost, top))
+    return min(level, max(level - cost, hit.meter.capacity - EXACT))
 
 
 def _answer(hits: Sequence[Hit], found: Mapping[bytes, Found], walk: _Walk, now: int) -> Answer:

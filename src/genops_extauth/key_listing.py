@@ -3,11 +3,9 @@
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from rich.table import Table
-
-from genops_extauth.demo_screen import console, printable
 from genops_extauth.key_lifecycle import Record, state
 from genops_extauth.key_records import time_text
+from genops_extauth.terminal import console, printable
 
 _COLUMNS = ("id", "name", "state", "customer_id", "customer_tier", "expires", "last_used")
 
@@ -42,13 +40,15 @@ def print_json(found: object) -> None:
 
 
 def print_list(records: Iterable[Record], now: int, used: Mapping[str, int]) -> None:
-    """Print a table of keys, one a line."""
+    """Print a table of keys, one a line, whose ids can be copied however narrow the terminal is."""
     out = console()
-    table = Table(*(name.upper().replace("_", " ") for name in _COLUMNS), box=None, pad_edge=False)
+    rows = [[name.upper() for name in _COLUMNS]]
     for record in records:
         shown = document(record, now, used) | dict(record.attributes)
-        table.add_row(*(printable(str(shown.get(name) or "-"), out.encoding) for name in _COLUMNS))
-    out.print(table)
+        rows.append([printable(str(shown.get(name) or "-"), out.encoding) for name in _COLUMNS])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        out.print("  ".join(map(str.ljust, row, widths)).rstrip())
 
 
 def print_one(record: Record, now: int, used: Mapping[str, int], unused: str) -> None:

@@ -40,7 +40,7 @@ class Reason(enum.StrEnum):
     API_KEY_REVOKED = "api_key_revoked"
     API_KEY_GUESSED = "api_key_guessed"
     CERTIFICATE_MALFORMED = "certificate_malformed"
-    CERTIFICATE_UNKNOWN = "certificate_unknown"
+    CERTIFICATE_EXPIRED = "certificate_expired"
     CREDENTIAL_REVOKED = "credential_revoked"
     ATTRIBUTE_MISSING = "attribute_missing"
     ATTRIBUTE_UNUSABLE = "attribute_unusable"

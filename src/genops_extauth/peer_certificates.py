@@ -158,7 +158,7 @@ class PeerCertificates:
         except NamesError as error:
             return _Answer(Denied(Reason.CERTIFICATE_MALFORMED, str(error)))
         if now >= names.until:
-            return _Answer(Denied(Reason.CERTIFICATE_UNKNOWN, "its time is over"))
+            return _Answer(Denied(Reason.CERTIFICATE_EXPIRED, "its time is over"))
         for rule in self._rules:
             subject = rule.subject(names)
             if subject is not None:

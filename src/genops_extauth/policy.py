@@ -14,8 +14,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from genops_extauth.model import Allowed, Denied, Form, Grant, Identity, Method, Reason, Request, Verdict
-from genops_extauth.refusal_table import DENIALS as DENIALS
-from genops_extauth.refusal_table import Denial as Denial
 from genops_extauth.reserved_headers import ATTRIBUTES, HEADER_OF, RESERVED, SDK_HEADER_OF, TOKEN, look, nominates
 from genops_extauth.routes import Requirements, Route, Routes
 
@@ -24,6 +22,7 @@ _REQUEST_ID = re.compile(rb"[0-9A-Za-z._~+/=:@-]{1,128}")
 # An API key as a bearer token. Tokens of other kinds have no spaces in them.
 _BEARER_KEY = b" gxk_"
 _GRPC = b"application/grpc"
+_USUAL = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})  # others are looked at closer
 
 METHODS: tuple[Method, ...] = ("jwt", "api_key", "certificate")
 """The kinds of credentials, in the order in which they are asked for where a route does not say."""
@@ -55,13 +54,18 @@ class Policy:
     """The grant of whoever passes without an identity: everything reserved is stripped."""
     _table: Routes = field(init=False, repr=False)
     _guarded: tuple[str, ...] = field(init=False, repr=False)
+    _needed: tuple[str, ...] = field(init=False, repr=False)
+    _bearer_keys: bool = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         credentials = [self.api_key_header] if self.api_key_header is not None else []
         credentials += [] if self.forward_authorization else ["authorization"]
         guarded = tuple(dict.fromkeys((*RESERVED, *credentials)))
+        keys = self.api_key_header is not None or self.api_key_parameter is not None
         object.__setattr__(self, "_table", Routes(self.routes, self.accepted))
         object.__setattr__(self, "_guarded", guarded)
+        object.__setattr__(self, "_needed", tuple(name for name in self.required if name not in self.defaults))
+        object.__setattr__(self, "_bearer_keys", keys and self.forward_authorization)
         object.__setattr__(self, "nobody", Grant(identity=None, headers=(), removed=guarded, metadata=()))
 
     def route(self, request: Request) -> Route:
@@ -74,24 +78,32 @@ class Policy:
 
     def unasked(self, route: Route, request: Request) -> bool:
         """Whether no credential is looked at, not even a bad one."""
-        return not route.asks or _is_preflight(route, request)
+        return not route.asks or (request.method == "OPTIONS" and _is_preflight(route, request))
 
     def authorize(self, route: Route, request: Request, grant: Grant, new_id: Callable[[], str]) -> Verdict:
         """Decide on a request whose credentials have been dealt with: `grant` is its identity's, or `nobody`.
 
         This is the one place where a request is allowed. It runs for every request; only `grants` may be remembered.
         """
-        refusal = self._refusal(route, request, grant.identity)
+        identity = grant.identity
+        refusal = self._refusal(route, request, identity)
         if refusal is not None:
             return refusal
         headers = request.headers
         try:
-            seen = look(request.names or "\n".join(headers), self.api_key_header or "")
+            seen = look(request.names or "\n".join(headers), self.api_key_header)
         except ValueError as error:
             return Denied(Reason.REQUEST_MALFORMED, str(error))
+        removed = seen.aliases
+        if seen.connection and nominates(headers.get("connection", b"")):
+            removed += ("connection",)
+        # Beside a token there is no key in it. Beside a certificate, and where nobody looks, there may be one.
+        may_hold_key = self._bearer_keys and (identity is None or identity.method != "jwt")
+        if may_hold_key and _BEARER_KEY in headers.get("authorization", b""):
+            removed += ("authorization",)
+        parameters = () if self.api_key_parameter is None else _present(self.api_key_parameter, request.query)
         kept = _REQUEST_ID.fullmatch(headers.get("x-request-id", b""))
-        removed = seen.aliases + self._further(headers, seen.connection)
-        return Allowed(grant, removed, None if kept else new_id(), self._parameters(request.query))
+        return Allowed(grant, removed, None if kept else new_id(), parameters)
 
     def grants(self, identity: Identity) -> Grant:
         """What the upstream is told of an identity: its attributes over the defaults."""
@@ -106,27 +118,26 @@ class Policy:
     def _refusal(self, route: Route, request: Request, identity: Identity | None) -> Denied | None:
         if not request.consistent:
             return Denied(Reason.REQUEST_INCONSISTENT)
-        if not request.path.startswith("/") or not TOKEN.fullmatch(request.method):
+        if request.path[:1] != "/" or not (request.method in _USUAL or TOKEN.fullmatch(request.method)):
             return Denied(Reason.REQUEST_MALFORMED, "method or path")
-        if identity is None and _is_preflight(route, request):
-            return None
-        unfit = self._unfit(route, identity)
+        if identity is None:
+            if request.method == "OPTIONS" and _is_preflight(route, request):
+                return None
+            unfit = _unfit(route)
+        else:
+            unfit = self._identity_unfit(route, identity)
         if unfit is None and route.body is not None:
             return route.body.refusal(request, self._tier(identity))
         return unfit
 
-    def _unfit(self, route: Route, identity: Identity | None) -> Denied | None:
-        """What somebody lacks here. Details name what is configured, never what a credential says."""
-        if identity is None and route.asks and "anonymous" not in route.accepts:
-            return Denied(Reason.CREDENTIALS_MISSING)
+    def _identity_unfit(self, route: Route, identity: Identity) -> Denied | None:
+        """What an identity lacks here. Details name what is configured, never what a credential says."""
         if route.refusal is not None:
             return Denied(route.refusal)
-        if identity is None:
-            return None
         if identity.method not in route.accepts:
             return Denied(Reason.CREDENTIALS_UNSUPPORTED)
-        for name in self.required:
-            if name not in identity.attributes and name not in self.defaults:
+        for name in self._needed:
+            if name not in identity.attributes:
                 return Denied(Reason.ATTRIBUTE_MISSING, name)
         return None if route.requires is None else self._unmet(route.requires, identity)
 
@@ -149,21 +160,17 @@ class Policy:
         tier = None if identity is None else self._fact(identity, "customer_tier")
         return self.default_tier if tier is None or (self.tiers and tier not in self.tiers) else tier
 
-    def _further(self, headers: Mapping[str, bytes], connection: bool) -> tuple[str, ...]:  # noqa: FBT001 - as `Seen`
-        """Headers to be removed for what stands in them."""
-        removed = ("connection",) if connection and nominates(headers.get("connection", b"")) else ()
-        if self.forward_authorization and self._has_keys and _BEARER_KEY in headers.get("authorization", b""):
-            return (*removed, "authorization")
-        return removed
 
-    @property
-    def _has_keys(self) -> bool:
-        return self.api_key_header is not None or self.api_key_parameter is not None
+def _unfit(route: Route) -> Denied | None:
+    """What whoever has no identity lacks here."""
+    if route.asks and "anonymous" not in route.accepts:
+        return Denied(Reason.CREDENTIALS_MISSING)
+    return None if route.refusal is None else Denied(route.refusal)
 
-    def _parameters(self, query: str) -> tuple[str, ...]:
-        """Parameters to be removed; none that is not there, for removing writes the query anew."""
-        name = self.api_key_parameter
-        return (name,) if name is not None and f"&{name}=" in f"&{query}" else ()
+
+def _present(parameter: str, query: str) -> tuple[str, ...]:
+    """The parameter, if the query has it: where nothing is removed the gateway need not write the query anew."""
+    return (parameter,) if f"&{parameter}=" in f"&{query}" else ()
 
 
 def _is_preflight(route: Route, request: Request) -> bool:
@@ -171,7 +178,6 @@ def _is_preflight(route: Route, request: Request) -> bool:
 
     The method alone proves nothing: many services treat OPTIONS as any other.
     """
-    if not route.origins or request.method != "OPTIONS":
-        return False
     headers = request.headers
-    return headers.get("origin") in route.origins and bool(headers.get("access-control-request-method"))
+    known = headers.get("origin", b"") in route.origins and request.method == "OPTIONS"
+    return known and bool(headers.get("access-control-request-method"))

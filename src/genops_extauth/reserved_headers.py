@@ -56,7 +56,7 @@ class Seen(NamedTuple):
     connection: bool
 
 
-def look(names: str, key_header: str = "") -> Seen:
+def look(names: str, key_header: str | None = None) -> Seen:
     """Look through names, one a line. `key_header` is that of API keys, where there is one.
 
     Clients of one kind send the same names again and again, so they are remembered, but only short lists: a client
@@ -66,9 +66,9 @@ def look(names: str, key_header: str = "") -> Seen:
     return _known(names, key_header) if len(names) <= _REMEMBERED else _look(names, key_header)
 
 
-def _look(names: str, key_header: str) -> Seen:
+def _look(names: str, key_header: str | None) -> Seen:
     listed = names.split("\n")
-    folded_key = key_header.translate(_FOLD) or None
+    folded_key = None if key_header is None else key_header.translate(_FOLD)
     aliases = tuple(
         name
         for name, folded in zip(listed, names.translate(_FOLD).split("\n"), strict=True)

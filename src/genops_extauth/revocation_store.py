@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 _SCRIPT = (files("genops_extauth") / "revocations.lua").read_bytes()
 
-PAGE = 500
+PAGE = 200
 """Entries in one call, of some 150 bytes each: a millisecond of a server that serves nobody else meanwhile."""
 
 

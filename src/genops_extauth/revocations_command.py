@@ -15,11 +15,11 @@ from rich.table import Table
 from genops_extauth import jose
 from genops_extauth.command_line import CONFIG, STORE, client_at, fail, load, place_of
 from genops_extauth.config import Config
-from genops_extauth.demo_screen import console, printable
 from genops_extauth.model import Denied, StoreUnavailable
 from genops_extauth.notation import duration
 from genops_extauth.revocation_store import RevocationStore
 from genops_extauth.revocations import FOREVER, KINDS, Entry, Handle, Kind, handle
+from genops_extauth.terminal import console, printable
 
 T = TypeVar("T")
 

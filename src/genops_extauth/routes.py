@@ -4,7 +4,7 @@ Matching reads nothing that a client could give a second meaning: the path, if i
 the host without its port, and what the gateway says of its own route. It remembers nothing that a client could fill.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -134,7 +134,7 @@ class _Paths:
 class Routes:
     """Routes in the order of the file. Without a match any of the `accepted` credentials will do."""
 
-    __slots__ = ("_ambiguous", "_by_host", "_default", "_depths")
+    __slots__ = ("_ambiguous", "_anywhere", "_default", "_depths", "_named")
 
     def __init__(self, routes: Iterable[Route], accepted: tuple[Credential, ...]) -> None:
         self._default = Route(accepts=accepted)
@@ -143,8 +143,9 @@ class Routes:
         for place, route in enumerate(routes):
             for host in route.hosts or (_ANY_HOST,):
                 entries.setdefault(host, []).append(_Entry(place, route))
-        self._by_host = {host: _Paths(found) for host, found in entries.items()}
-        self._depths = {host.count(".") for host in entries if host.startswith(".")}
+        self._anywhere = tuple(_Paths(found) for host, found in entries.items() if host == _ANY_HOST)
+        self._named = {host: _Paths(found) for host, found in entries.items() if host != _ANY_HOST}
+        self._depths = {host.count(".") for host in self._named if host.startswith(".")}
 
     def find(self, request: Request) -> Route:
         """Find the route of a request.
@@ -176,16 +177,12 @@ class Routes:
                         break
         return first
 
-    def _of_host(self, authority: str) -> Iterator[_Paths]:
-        anywhere = self._by_host.get(_ANY_HOST)
-        if anywhere is not None:
-            yield anywhere
-        if len(self._by_host) > (anywhere is not None) and (host := host_of(authority)):
-            names = [host]
-            if self._depths:
-                labels = host.split(".")
-                names += ["." + ".".join(labels[-depth:]) for depth in self._depths if depth < len(labels)]
-            for name in names:
-                found = self._by_host.get(name)
-                if found is not None:
-                    yield found
+    def _of_host(self, authority: str) -> Sequence[_Paths]:
+        if not self._named:
+            return self._anywhere
+        host = host_of(authority)
+        names = [host]
+        if self._depths:
+            labels = host.split(".")
+            names += ["." + ".".join(labels[-depth:]) for depth in self._depths if depth < len(labels)]
+        return [*self._anywhere, *(self._named[name] for name in names if name in self._named)]

@@ -24,7 +24,6 @@ from genops_extauth.fields import (
     setting,
     sources,
 )
-from genops_extauth.route_sections import Route as Route
 
 DEFAULT_TIER = "free"
 """The tier of tokens that name none, where the configuration does not say: the GenOps guide's smallest."""

@@ -68,7 +68,10 @@ class Client:
             async with asyncio.timeout(self._timeout), self._turn:
                 return await self._repeated(_Run(script, keys, arguments))
         except Exception as error:
-            raise translated(error, self.address) from error
+            outage = translated(error, self.address)
+            if outage is error:
+                raise
+            raise outage from error
 
     async def aclose(self) -> None:
         """Disconnect."""

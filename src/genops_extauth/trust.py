@@ -76,7 +76,7 @@ def _profile_refusal(signed: Signed, issuer: Issuer) -> Denied | None:
     if issuer.profile == "any":
         return None
     if signed.type != "at+jwt":  # an ID token says as much, and is for the client (RFC 9068 section 4)
-        return Denied(Reason.TOKEN_HEADER_REFUSED, "typ")
+        return Denied(Reason.TOKEN_HEADER_REFUSED, "typ is not at+jwt")
     return claim.access_token_refusal(signed.claims)
 
 

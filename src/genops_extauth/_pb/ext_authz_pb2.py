@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"genops_extauth/_pb/ext_authz.proto\x12\x15genops.wire.ext_authz\x1a\x1cgoogle/protobuf/struct.proto\"K\n\x0c\x43heckRequest\x12;\n\nattributes\x18\x01 \x01(\x0b\x32\'.genops.wire.ext_authz.AttributeContext\"\xec\x05\n\x10\x41ttributeContext\x12<\n\x06source\x18\x01 \x01(\x0b\x32,.genops.wire.ext_authz.AttributeContext.Peer\x12@\n\x07request\x18\x04 \x01(\x0b\x32/.genops.wire.ext_authz.AttributeContext.Request\x12Z\n\x12\x63ontext_extensions\x18\n \x03(\x0b\x32>.genops.wire.ext_authz.AttributeContext.ContextExtensionsEntry\x1a_\n\x04Peer\x12/\n\x07\x61\x64\x64ress\x18\x01 \x01(\x0b\x32\x1e.genops.wire.ext_authz.Address\x12\x11\n\tprincipal\x18\x04 \x01(\x0c\x12\x13\n\x0b\x63\x65rtificate\x18\x05 \x01(\x0c\x1aL\n\x07Request\x12\x41\n\x04http\x18\x02 \x01(\x0b\x32\x33.genops.wire.ext_authz.AttributeContext.HttpRequest\x1a\x92\x02\n\x0bHttpRequest\x12\x0e\n\x06method\x18\x02 \x01(\x0c\x12Q\n\x07headers\x18\x03 \x03(\x0b\x32@.genops.wire.ext_authz.AttributeContext.HttpRequest.HeadersEntry\x12\x0c\n\x04path\x18\x04 \x01(\x0c\x12\x0c\n\x04host\x18\x05 \x01(\x0c\x12\x0c\n\x04\x62ody\x18\x0b \x01(\x0c\x12\x10\n\x08raw_body\x18\x0c \x01(\x0c\x12\x34\n\nheader_map\x18\r \x01(\x0b\x32 .genops.wire.ext_authz.HeaderMap\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c:\x02\x38\x01\x1a\x38\n\x16\x43ontextExtensionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"G\n\x07\x41\x64\x64ress\x12<\n\x0esocket_address\x18\x01 \x01(\x0b\x32$.genops.wire.ext_authz.SocketAddress\" \n\rSocketAddress\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\"@\n\tHeaderMap\x12\x33\n\x07headers\x18\x01 \x03(\x0b\x32\".genops.wire.ext_authz.HeaderValue\"<\n\x0bHeaderValue\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\r\n\x05value\x18\x02 \x01(\x0c\x12\x11\n\traw_value\x18\x03 \x01(\x0c\"\x9a\x02\n\x11HeaderValueOption\x12\x32\n\x06header\x18\x01 \x01(\x0b\x32\".genops.wire.ext_authz.HeaderValue\x12R\n\rappend_action\x18\x03 \x01(\x0e\x32;.genops.wire.ext_authz.HeaderValueOption.HeaderAppendAction\"}\n\x12HeaderAppendAction\x12\x1b\n\x17\x41PPEND_IF_EXISTS_OR_ADD\x10\x00\x12\x11\n\rADD_IF_ABSENT\x10\x01\x12\x1e\n\x1aOVERWRITE_IF_EXISTS_OR_ADD\x10\x02\x12\x17\n\x13OVERWRITE_IF_EXISTS\x10\x03\"\x86\x02\n\rCheckResponse\x12-\n\x06status\x18\x01 \x01(\x0b\x32\x1d.genops.wire.ext_authz.Status\x12\x44\n\x0f\x64\x65nied_response\x18\x02 \x01(\x0b\x32).genops.wire.ext_authz.DeniedHttpResponseH\x00\x12<\n\x0bok_response\x18\x03 \x01(\x0b\x32%.genops.wire.ext_authz.OkHttpResponseH\x00\x12\x31\n\x10\x64ynamic_metadata\x18\x04 \x01(\x0b\x32\x17.google.protobuf.StructB\x0f\n\rhttp_response\"\'\n\x06Status\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\"\x90\x01\n\x12\x44\x65niedHttpResponse\x12\x31\n\x06status\x18\x01 \x01(\x0b\x32!.genops.wire.ext_authz.HttpStatus\x12\x39\n\x07headers\x18\x02 \x03(\x0b\x32(.genops.wire.ext_authz.HeaderValueOption\x12\x0c\n\x04\x62ody\x18\x03 \x01(\x0c\"\x1a\n\nHttpStatus\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\"\x8a\x01\n\x0eOkHttpResponse\x12\x39\n\x07headers\x18\x02 \x03(\x0b\x32(.genops.wire.ext_authz.HeaderValueOption\x12\x19\n\x11headers_to_remove\x18\x05 \x03(\t\x12\"\n\x1aquery_parameters_to_remove\x18\x08 \x03(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"genops_extauth/_pb/ext_authz.proto\x12\x15genops.wire.ext_authz\x1a\x1cgoogle/protobuf/struct.proto\"K\n\x0c\x43heckRequest\x12;\n\nattributes\x18\x01 \x01(\x0b\x32\'.genops.wire.ext_authz.AttributeContext\"\xec\x05\n\x10\x41ttributeContext\x12<\n\x06source\x18\x01 \x01(\x0b\x32,.genops.wire.ext_authz.AttributeContext.Peer\x12@\n\x07request\x18\x04 \x01(\x0b\x32/.genops.wire.ext_authz.AttributeContext.Request\x12Z\n\x12\x63ontext_extensions\x18\n \x03(\x0b\x32>.genops.wire.ext_authz.AttributeContext.ContextExtensionsEntry\x1a_\n\x04Peer\x12/\n\x07\x61\x64\x64ress\x18\x01 \x01(\x0b\x32\x1e.genops.wire.ext_authz.Address\x12\x11\n\tprincipal\x18\x04 \x01(\x0c\x12\x13\n\x0b\x63\x65rtificate\x18\x05 \x01(\x0c\x1aL\n\x07Request\x12\x41\n\x04http\x18\x02 \x01(\x0b\x32\x33.genops.wire.ext_authz.AttributeContext.HttpRequest\x1a\x92\x02\n\x0bHttpRequest\x12\x0e\n\x06method\x18\x02 \x01(\x0c\x12Q\n\x07headers\x18\x03 \x03(\x0b\x32@.genops.wire.ext_authz.AttributeContext.HttpRequest.HeadersEntry\x12\x0c\n\x04path\x18\x04 \x01(\x0c\x12\x0c\n\x04host\x18\x05 \x01(\x0c\x12\x0c\n\x04\x62ody\x18\x0b \x01(\x0c\x12\x10\n\x08raw_body\x18\x0c \x01(\x0c\x12\x34\n\nheader_map\x18\r \x01(\x0b\x32 .genops.wire.ext_authz.HeaderMap\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c:\x02\x38\x01\x1a\x38\n\x16\x43ontextExtensionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"T\n\x07\x41\x64\x64ress\x12>\n\x0esocket_address\x18\x01 \x01(\x0b\x32$.genops.wire.ext_authz.SocketAddressH\x00\x42\t\n\x07\x61\x64\x64ress\" \n\rSocketAddress\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\"@\n\tHeaderMap\x12\x33\n\x07headers\x18\x01 \x03(\x0b\x32\".genops.wire.ext_authz.HeaderValue\"<\n\x0bHeaderValue\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\r\n\x05value\x18\x02 \x01(\x0c\x12\x11\n\traw_value\x18\x03 \x01(\x0c\"\x9a\x02\n\x11HeaderValueOption\x12\x32\n\x06header\x18\x01 \x01(\x0b\x32\".genops.wire.ext_authz.HeaderValue\x12R\n\rappend_action\x18\x03 \x01(\x0e\x32;.genops.wire.ext_authz.HeaderValueOption.HeaderAppendAction\"}\n\x12HeaderAppendAction\x12\x1b\n\x17\x41PPEND_IF_EXISTS_OR_ADD\x10\x00\x12\x11\n\rADD_IF_ABSENT\x10\x01\x12\x1e\n\x1aOVERWRITE_IF_EXISTS_OR_ADD\x10\x02\x12\x17\n\x13OVERWRITE_IF_EXISTS\x10\x03\"\x86\x02\n\rCheckResponse\x12-\n\x06status\x18\x01 \x01(\x0b\x32\x1d.genops.wire.ext_authz.Status\x12\x44\n\x0f\x64\x65nied_response\x18\x02 \x01(\x0b\x32).genops.wire.ext_authz.DeniedHttpResponseH\x00\x12<\n\x0bok_response\x18\x03 \x01(\x0b\x32%.genops.wire.ext_authz.OkHttpResponseH\x00\x12\x31\n\x10\x64ynamic_metadata\x18\x04 \x01(\x0b\x32\x17.google.protobuf.StructB\x0f\n\rhttp_response\"\'\n\x06Status\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\"\x90\x01\n\x12\x44\x65niedHttpResponse\x12\x31\n\x06status\x18\x01 \x01(\x0b\x32!.genops.wire.ext_authz.HttpStatus\x12\x39\n\x07headers\x18\x02 \x03(\x0b\x32(.genops.wire.ext_authz.HeaderValueOption\x12\x0c\n\x04\x62ody\x18\x03 \x01(\x0c\"\x1a\n\nHttpStatus\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\"\x8a\x01\n\x0eOkHttpResponse\x12\x39\n\x07headers\x18\x02 \x03(\x0b\x32(.genops.wire.ext_authz.HeaderValueOption\x12\x19\n\x11headers_to_remove\x18\x05 \x03(\t\x12\"\n\x1aquery_parameters_to_remove\x18\x08 \x03(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -51,25 +51,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ATTRIBUTECONTEXT_CONTEXTEXTENSIONSENTRY']._serialized_start=861
   _globals['_ATTRIBUTECONTEXT_CONTEXTEXTENSIONSENTRY']._serialized_end=917
   _globals['_ADDRESS']._serialized_start=919
-  _globals['_ADDRESS']._serialized_end=990
-  _globals['_SOCKETADDRESS']._serialized_start=992
-  _globals['_SOCKETADDRESS']._serialized_end=1024
-  _globals['_HEADERMAP']._serialized_start=1026
-  _globals['_HEADERMAP']._serialized_end=1090
-  _globals['_HEADERVALUE']._serialized_start=1092
-  _globals['_HEADERVALUE']._serialized_end=1152
-  _globals['_HEADERVALUEOPTION']._serialized_start=1155
-  _globals['_HEADERVALUEOPTION']._serialized_end=1437
-  _globals['_HEADERVALUEOPTION_HEADERAPPENDACTION']._serialized_start=1312
-  _globals['_HEADERVALUEOPTION_HEADERAPPENDACTION']._serialized_end=1437
-  _globals['_CHECKRESPONSE']._serialized_start=1440
-  _globals['_CHECKRESPONSE']._serialized_end=1702
-  _globals['_STATUS']._serialized_start=1704
-  _globals['_STATUS']._serialized_end=1743
-  _globals['_DENIEDHTTPRESPONSE']._serialized_start=1746
-  _globals['_DENIEDHTTPRESPONSE']._serialized_end=1890
-  _globals['_HTTPSTATUS']._serialized_start=1892
-  _globals['_HTTPSTATUS']._serialized_end=1918
-  _globals['_OKHTTPRESPONSE']._serialized_start=1921
-  _globals['_OKHTTPRESPONSE']._serialized_end=2059
+  _globals['_ADDRESS']._serialized_end=1003
+  _globals['_SOCKETADDRESS']._serialized_start=1005
+  _globals['_SOCKETADDRESS']._serialized_end=1037
+  _globals['_HEADERMAP']._serialized_start=1039
+  _globals['_HEADERMAP']._serialized_end=1103
+  _globals['_HEADERVALUE']._serialized_start=1105
+  _globals['_HEADERVALUE']._serialized_end=1165
+  _globals['_HEADERVALUEOPTION']._serialized_start=1168
+  _globals['_HEADERVALUEOPTION']._serialized_end=1450
+  _globals['_HEADERVALUEOPTION_HEADERAPPENDACTION']._serialized_start=1325
+  _globals['_HEADERVALUEOPTION_HEADERAPPENDACTION']._serialized_end=1450
+  _globals['_CHECKRESPONSE']._serialized_start=1453
+  _globals['_CHECKRESPONSE']._serialized_end=1715
+  _globals['_STATUS']._serialized_start=1717
+  _globals['_STATUS']._serialized_end=1756
+  _globals['_DENIEDHTTPRESPONSE']._serialized_start=1759
+  _globals['_DENIEDHTTPRESPONSE']._serialized_end=1903
+  _globals['_HTTPSTATUS']._serialized_start=1905
+  _globals['_HTTPSTATUS']._serialized_end=1931
+  _globals['_OKHTTPRESPONSE']._serialized_start=1934
+  _globals['_OKHTTPRESPONSE']._serialized_end=2072
 # @@protoc_insertion_point(module_scope)
