@@ -14,8 +14,8 @@ import click
 import grpc
 
 from bench.answers import WrongAnswerError
-from bench.bodies import Material, material
 from bench.cases import Case, baseline, cases
+from bench.credentials import Material
 from bench.measure import Row, baseline_stage, distinct, measure, stage
 from bench.processes import cores
 from bench.table import Failure, Unit, record, table
@@ -30,12 +30,14 @@ TRANSPORTS = ("grpcio", "native")
 def main(seconds: float, only: str, into: Path | None) -> None:
     """Measure what an answer costs, next to an empty grpc.aio call."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as Ctrl-C: everything started is ended
-    _say("signing tokens")
-    asked = material(distinct(seconds))
+    asked = Material(distinct(seconds))
     rows = cases(asked)
     wanted = [row for row in itertools.product(rows, TRANSPORTS) if _is_wanted(row, only)]
     if not wanted:
         raise click.UsageError(f"--only finds none of: {'; '.join(row.name for row in rows)}")
+    _say("signing tokens")
+    for case, _ in wanted:
+        next(iter(case.bodies()))  # now, while every core is ours, and not within a row
     with tempfile.TemporaryDirectory(prefix="genops-bench-") as name:
         bench = Bench(asked, Path(name), seconds)
         first = bench.unit()

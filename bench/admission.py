@@ -12,10 +12,12 @@ from pathlib import Path
 import click
 
 from bench import servers
-from bench.bodies import limits, material
+from bench.bodies import limits
 from bench.cases import limit_question
+from bench.credentials import Material
 from bench.load import Address, saturate
 from bench.processes import cores
+from bench.settings import ADMITTED
 
 PROCESSES = 3
 
@@ -24,7 +26,7 @@ PROCESSES = 3
 @click.option("--seconds", default=60.0, show_default=True, help="Length of each of the two runs.")
 def main(seconds: float) -> None:
     """Ask as fast as possible, and count what was granted."""
-    key = material(1).public_key
+    key = Material(1).public_key
     wrong = [not admitted(variant, seconds, key) for variant in ("admission", "admission, leased")]
     sys.exit(any(wrong))
 
@@ -38,14 +40,14 @@ def admitted(variant: str, seconds: float, public_key: bytes) -> bool:
             folder = Path(name) / str(number)
             folder.mkdir()
             sidecar = servers.sidecar("native", url, public_key, folder, cores()[number % 2], variant=variant)
-            addresses.append(stack.enter_context(sidecar)[1])
+            addresses.append(stack.enter_context(sidecar).address)
         spawn = multiprocessing.get_context("spawn")
         started = time.monotonic()
         with concurrent.futures.ProcessPoolExecutor(PROCESSES, mp_context=spawn) as pool:
             counts = list(pool.map(asked, addresses, itertools.repeat(seconds)))
         elapsed = time.monotonic() - started
     hits, granted = (sum(count[place] for count in counts) for place in (0, 1))
-    most = servers.ADMITTED * (1 + elapsed)
+    most = ADMITTED * (1 + elapsed)
     print(f"{variant}: {hits:,} hits, {granted:,} granted, at most {most:,.0f} in {elapsed:.1f} s", flush=True)
     return granted <= most
 

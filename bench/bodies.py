@@ -1,36 +1,25 @@
-"""What is asked: signed tokens, and Envoy's messages around them, encoded by `envoy-data-plane`.
+"""What is asked: Envoy's messages around credentials, encoded by `envoy-data-plane`.
 
 That encoder shares no code with the product, and takes half a millisecond a message; so one message is encoded with a
 placeholder, and the placeholder replaced by values of the same length.
 """
 
-import concurrent.futures
 import itertools
-import multiprocessing
-import os
 import random
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import envoy_data_plane.envoy.config.core.v3 as core
 import envoy_data_plane.envoy.extensions.common.ratelimit.v3 as descriptors
 import envoy_data_plane.envoy.service.auth.v3 as auth
 import envoy_data_plane.envoy.service.ratelimit.v3 as ratelimit
-import jwt
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
 
-ISSUER = "https://auth.example.com"
-AUDIENCE = "genops-ai-api"
+from bench.credentials import CUSTOMER, Certificate
+
 DOMAIN = "genops"
 WIDE = "wide"
 """The domain of envoyproxy/ratelimit's file: `MOST_DESCRIPTORS` limits of a customer."""
 
 MOST_DESCRIPTORS = 10
-KEY_BITS = 2048  # RFC 7518, 3.3: the least for RS256, and what most issuers use
-CUSTOMER = "customer-{:07d}"
-HOT_TOKENS = 100
 KEYS = 1_000_000  # customers of the row with many keys
 
 # What a browser-facing Envoy forwards for one call of an API; with the token about 1.1 kB.
@@ -52,71 +41,34 @@ CLIENT_HEADERS: Mapping[str, str] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Material:
-    """Everything the cases ask with: tokens, and the issuer's public key in PEM.
-
-    `fresh` and `expired` tokens are all different; `bad` is well-formed, current, and signed by another key.
-    """
-
-    public_key: bytes
-    hot: tuple[str, ...]
-    fresh: tuple[str, ...]
-    expired: tuple[str, ...]
-    bad: str
-
-
-def material(distinct: int) -> Material:
-    """With `distinct` fresh and as many expired tokens."""
-    issuer, stranger = _new_key(), _new_key()
-    now = int(time.time())
-    valid, over = now + 3600, now - 3600
-    hot = [_claims(number, valid) for number in range(HOT_TOKENS)]
-    fresh = [_claims(HOT_TOKENS + number, valid) for number in range(distinct)]
-    expired = [_claims(number, over) for number in range(distinct)]
-    tokens = iter(_sign_all(issuer, [*hot, *fresh, *expired]))
-    return Material(
-        public_key=issuer.public_key().public_bytes(
-            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-        ),
-        hot=tuple(itertools.islice(tokens, len(hot))),
-        fresh=tuple(itertools.islice(tokens, distinct)),
-        expired=tuple(tokens),
-        bad=_sign(_pem(stranger), [_claims(0, valid)])[0],
-    )
-
-
-def checks(tokens: Sequence[str]) -> Iterator[bytes]:
+def checks(credentials: Iterable[str]) -> Iterator[bytes]:
     """The CheckRequest of each token, as gRPC messages."""
-    placeholder = "T" * len(tokens[0])
-    template = grpc_message(bytes(check_request(placeholder)))
-    for token in tokens:
-        if len(token) != len(placeholder):
-            raise ValueError("the tokens of one row must have one length: pad their claims")
-        yield template.replace(placeholder.encode(), token.encode())
+    return _filled(check_request, credentials)
+
+
+def key_checks(keys: Iterable[str]) -> Iterator[bytes]:
+    """The CheckRequest of each API key, as gRPC messages."""
+    return _filled(key_request, keys)
+
+
+def certificate_checks(certificates: Iterable[Certificate]) -> Iterator[bytes]:
+    """The CheckRequest of each peer, as gRPC messages."""
+    return (grpc_message(bytes(certificate_request(certificate))) for certificate in certificates)
 
 
 def check_request(token: str) -> auth.CheckRequest:
     """As Envoy asks for `CLIENT_HEADERS` and a bearer token."""
-    http = auth.AttributeContextHttpRequest(
-        id="12140410427043126518",
-        method=CLIENT_HEADERS[":method"],
-        headers={**CLIENT_HEADERS, "authorization": f"Bearer {token}"},
-        path=CLIENT_HEADERS[":path"],
-        host=CLIENT_HEADERS[":authority"],
-        scheme=CLIENT_HEADERS[":scheme"],
-        protocol="HTTP/2",
-        size=1182,
-    )
-    return auth.CheckRequest(
-        attributes=auth.AttributeContext(
-            source=_peer("203.0.113.7", 51122),
-            destination=_peer("10.1.2.3", 8443),
-            request=auth.AttributeContextRequest(http=http),
-            metadata_context=core.Metadata(),
-            route_metadata_context=core.Metadata(),
-        )
-    )
+    return _check_request({"authorization": f"Bearer {token}"})
+
+
+def key_request(key: str) -> auth.CheckRequest:
+    """As Envoy asks for `CLIENT_HEADERS` and an API key in its own header."""
+    return _check_request({"x-api-key": key})
+
+
+def certificate_request(certificate: Certificate) -> auth.CheckRequest:
+    """As Envoy asks for `CLIENT_HEADERS` on a connection of mutual TLS, with `include_peer_certificate`."""
+    return _check_request({}, certificate)
 
 
 def limits(tier: str, customers: Iterator[str]) -> Iterator[bytes]:
@@ -169,47 +121,42 @@ def grpc_message(message: bytes) -> bytes:
     return b"\0" + len(message).to_bytes(4, "big") + message
 
 
-def _peer(address: str, port: int) -> auth.AttributeContextPeer:
-    socket_address = core.SocketAddress(address=address, port_value=port)
-    return auth.AttributeContextPeer(address=core.Address(socket_address=socket_address))
-
-
-def _claims(number: int, expires: int) -> dict[str, object]:
-    return {
-        "iss": ISSUER,
-        "aud": AUDIENCE,
-        "sub": CUSTOMER.format(number),
-        "iat": expires - 7200,
-        "exp": expires,
-        "jti": f"{number:016x}",
-        "team": "search-relevance",
-        "project": "assistant",
-        "tier": "premium",
-        "cost_center": "cc-4711",
-    }
-
-
-def _new_key() -> rsa.RSAPrivateKey:
-    return rsa.generate_private_key(public_exponent=65537, key_size=KEY_BITS)
-
-
-def _pem(key: rsa.RSAPrivateKey) -> bytes:
-    return key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+def _check_request(credential: Mapping[str, str], peer: Certificate | None = None) -> auth.CheckRequest:
+    http = auth.AttributeContextHttpRequest(
+        id="12140410427043126518",
+        method=CLIENT_HEADERS[":method"],
+        headers={**CLIENT_HEADERS, **credential},
+        path=CLIENT_HEADERS[":path"],
+        host=CLIENT_HEADERS[":authority"],
+        scheme=CLIENT_HEADERS[":scheme"],
+        protocol="HTTP/2",
+        size=1182,
+    )
+    source = _peer("203.0.113.7", 51122)
+    if peer is not None:
+        source.principal, source.certificate = peer.principal, peer.encoded
+    return auth.CheckRequest(
+        attributes=auth.AttributeContext(
+            source=source,
+            destination=_peer("10.1.2.3", 8443),
+            request=auth.AttributeContextRequest(http=http),
+            metadata_context=core.Metadata(),
+            route_metadata_context=core.Metadata(),
+        )
     )
 
 
-def _sign_all(key: rsa.RSAPrivateKey, claims: Sequence[Mapping[str, object]]) -> list[str]:
-    """In the order of `claims`, on every core."""
-    spawn = multiprocessing.get_context("spawn")
-    workers = len(os.sched_getaffinity(0))
-    batches = [claims[start : start + 1000] for start in range(0, len(claims), 1000)]
-    with concurrent.futures.ProcessPoolExecutor(workers, mp_context=spawn) as pool:
-        return [token for batch in pool.map(_sign, itertools.repeat(_pem(key)), batches) for token in batch]
+def _filled(request: Callable[[str], auth.CheckRequest], values: Iterable[str]) -> Iterator[bytes]:
+    values = iter(values)
+    first = next(values)
+    placeholder = "T" * len(first)
+    template = grpc_message(bytes(request(placeholder)))
+    for value in itertools.chain((first,), values):
+        if len(value) != len(placeholder):
+            raise ValueError("the credentials of one row must have one length: pad their claims")
+        yield template.replace(placeholder.encode(), value.encode())
 
 
-def _sign(pem: bytes, claims: Sequence[Mapping[str, object]]) -> list[str]:
-    key = serialization.load_pem_private_key(pem, password=None)
-    if not isinstance(key, rsa.RSAPrivateKey):
-        raise TypeError("the bench signs with RS256: give it an RSA key")
-    return [jwt.encode(dict(each), key, "RS256", headers={"kid": "bench-1"}) for each in claims]
+def _peer(address: str, port: int) -> auth.AttributeContextPeer:
+    socket_address = core.SocketAddress(address=address, port_value=port)
+    return auth.AttributeContextPeer(address=core.Address(socket_address=socket_address))

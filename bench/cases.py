@@ -1,11 +1,13 @@
 """The rows: what is asked, what a right answer is, and what it may cost."""
 
 import itertools
+import random
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from bench import answers
-from bench.bodies import CUSTOMER, Material, checks, limits, random_customers, wide_limits
+from bench import answers, api_keys
+from bench.bodies import certificate_checks, checks, key_checks, limits, random_customers, wide_limits
+from bench.credentials import CUSTOMER, HOT, Material, forged
 from bench.http2 import Question
 from bench.load import Address
 
@@ -20,8 +22,24 @@ _GRPC_END = (("content-type", "application/grpc"), ("te", "trailers"))
 _GRPC_OK = ((b":status", b"200"), (b"grpc-status", b"0"))
 _GET = ((":method", "GET"), (":scheme", "http"), (":authority", "api.example.com"), (":path", "/v1/models"))
 
+_Credentials = Callable[[], Iterator[bytes]]
+"""Starts a new sequence of Checks, one for each credential."""
+
+
+def _grpc(path: str, marker: bytes = b"") -> Question:
+    return Question((*_GRPC, (":path", path), *_GRPC_END), _GRPC_OK, marker)
+
+
+GRANTED, REFUSED = _grpc(answers.CHECK, b"x-genops-customer-id"), _grpc(answers.CHECK, b"www-authenticate")
+# The first guesses are refused with a challenge, and whoever goes on is told to wait: common to both is this.
+GUESSED = _grpc(answers.CHECK, b"no-store")
+
 # RateLimitResponse: overall_code (1, a varint), OK (1); then a status (2). A duration of 1 s begins alike.
 _LIMIT_OK = b"\x08\x01\x12"
+
+
+def _nothing_laid(_url: str) -> None:
+    """Most rows need nothing in the store."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +48,9 @@ class Case:
 
     `bodies` starts a new sequence of requests. `check` raises WrongAnswerError when the server at an address does not
     answer as it must. `target` and `peer` (the best peer) are server CPU in the unit. `envoy` names the filter of an
-    Envoy in between. `store` is what holds the buckets: valkey, embedded, redis, cluster. `variant`: "leases", or
-    "unbatched", a script for every request. `most` bounds the requests of the run at full speed.
+    Envoy in between. `store` is what holds the buckets: valkey, embedded, redis, cluster; `lay` puts there, by its URL,
+    what must be there first. `variant` is of `settings`, or "unbatched", a script for every request. `most` bounds the
+    requests of the run at full speed. `first`, if any, are the requests that go before the measurement.
     """
 
     name: str
@@ -44,6 +63,8 @@ class Case:
     store: str = "valkey"
     variant: str = ""
     most: int | None = None
+    lay: Callable[[str], None] = _nothing_laid
+    first: Callable[[], Iterable[bytes]] | None = None
 
 
 def baseline(material: Material) -> Case:
@@ -63,18 +84,100 @@ def cases(material: Material) -> tuple[Case, ...]:
 
 
 def _checks(material: Material) -> Iterator[Case]:
-    hot = list(checks(material.hot))
-    fresh, expired = list(checks(material.fresh)), list(checks(material.expired))
-    bad = next(checks([material.bad]))
-    granted, refused = _grpc(answers.CHECK, b"x-genops-customer-id"), _grpc(answers.CHECK, b"www-authenticate")
-    good = CUSTOMER.format(0)
-    # The last of the distinct tokens is kept for the check, so that the load meets none twice.
-    new = CUSTOMER.format(len(hot) + len(fresh) - 1)
-    known, unknown, over = _allowed(hot[0], good), _allowed(fresh[-1], new), _denied(expired[-1])
-    yield Case("Check, known token", granted, lambda: itertools.cycle(hot), known, target=0.20, peer=1.61)
-    yield Case("Check, new token", granted, lambda: fresh[:-1], unknown, target=0.75, peer=1.61, most=DISTINCT)
-    yield Case("Check, expired token", refused, lambda: expired[:-1], over, target=0.30, peer=0.26, most=DISTINCT)
-    yield Case("Check, bad token again", refused, lambda: itertools.repeat(bad), _denied(bad), target=0.30)
+    """Tokens are made when a row asks for its first: signing takes a while."""
+
+    def hot() -> Iterator[bytes]:
+        return checks(material.hot)
+
+    def keys() -> Iterator[bytes]:
+        return key_checks(key.text for key in material.keys)
+
+    def certificates() -> Iterator[bytes]:
+        return certificate_checks(material.certificates)
+
+    def lay(url: str) -> None:
+        api_keys.stored((key.record for key in material.keys), url)
+
+    yield _known("known token", hot, peer=1.61)
+    yield from _distinct(material)
+    yield _bad("bad token again", lambda: itertools.repeat(next(checks([material.bad]))), target=0.25)
+    yield _bad("oversized token", lambda: itertools.repeat(next(checks([material.oversized]))))
+    yield _known("known token, a route's demands", hot, variant="a route")
+    yield _known("known token, 200 routes", hot, variant="200 routes")
+    yield _known("certificate", certificates, variant="credentials")
+    yield _known("API key", keys, variant="credentials", lay=lay)
+    yield _bad("malformed API key", lambda: key_checks(api_keys.malformed()), variant="credentials")
+    yield _bad("unknown API key", lambda: key_checks(api_keys.unknown()), question=GUESSED, variant="credentials")
+
+
+def _distinct(material: Material) -> Iterator[Case]:
+    """Rows of tokens that are all different. The last is kept for the check, so that the load meets none twice."""
+    newest = CUSTOMER.format(HOT + material.distinct - 1)
+    yield Case(
+        "Check, new token",
+        GRANTED,
+        lambda: checks(material.fresh[:-1]),
+        lambda address: answers.allowed(address, next(checks(material.fresh[-1:])), newest),
+        target=0.75,
+        peer=1.61,
+        most=DISTINCT,
+    )
+    yield Case(
+        "Check, 100,000 tokens",
+        GRANTED,
+        lambda: checks(itertools.starmap(random.Random(4).choice, itertools.repeat((material.many,)))),
+        lambda address: answers.allowed(address, next(checks(material.many)), CUSTOMER.format(HOT)),
+        first=lambda: checks(material.many),
+    )
+    yield Case(
+        "Check, expired token",
+        REFUSED,
+        lambda: checks(material.expired[:-1]),
+        lambda address: answers.unauthorized(address, next(checks(material.expired[-1:]))),
+        target=0.25,
+        peer=0.26,
+        most=DISTINCT,
+    )
+    yield _bad("forged token", lambda: checks(forged(material.hot[0])))
+
+
+def _known(
+    name: str,
+    credentials: _Credentials,
+    *,
+    peer: float | None = None,
+    variant: str = "",
+    lay: Callable[[str], None] = _nothing_laid,
+) -> Case:
+    """Good credentials, in turn; the first is that of customer 0."""
+    return Case(
+        f"Check, {name}",
+        GRANTED,
+        lambda: itertools.cycle(credentials()),
+        lambda address: answers.allowed(address, next(credentials()), CUSTOMER.format(0)),
+        target=0.20,
+        peer=peer,
+        variant=variant,
+        lay=lay,
+    )
+
+
+def _bad(
+    name: str,
+    credentials: _Credentials,
+    *,
+    target: float | None = None,
+    question: Question = REFUSED,
+    variant: str = "",
+) -> Case:
+    return Case(
+        f"Check, {name}",
+        question,
+        credentials,
+        lambda address: answers.unauthorized(address, next(credentials())),
+        target=target,
+        variant=variant,
+    )
 
 
 def limit_question() -> Question:
@@ -151,15 +254,3 @@ def _behind_envoy(material: Material) -> Iterator[Case]:
         lambda address: answers.statuses(address, iter(limited)),
         envoy="ratelimit",
     )
-
-
-def _grpc(path: str, marker: bytes = b"") -> Question:
-    return Question((*_GRPC, (":path", path), *_GRPC_END), _GRPC_OK, marker)
-
-
-def _allowed(message: bytes, customer: str) -> Callable[[Address], None]:
-    return lambda address: answers.allowed(address, message, customer)
-
-
-def _denied(message: bytes) -> Callable[[Address], None]:
-    return lambda address: answers.unauthorized(address, message)

@@ -5,11 +5,11 @@ keep a server busy from one core: the request's header block is the same bytes e
 of it stands in the dynamic table of RFC 7541), and header blocks of responses are recognised by their bytes. What makes
 it honest: every response is judged, trailers and body included; a 200 with a failing grpc-status is an error.
 
-Not supported, and said with an exception: padding, CONTINUATION, bodies larger than one frame or the stream's window.
+Not supported, and said with an exception: padding, CONTINUATION, bodies larger than the stream's window.
 """
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import hpack
@@ -143,17 +143,15 @@ class Connection:
 
     def ask(self, body: bytes, asked_at: float) -> None:
         """One request. It needs `has_room`. An empty body is none (a GET)."""
-        if len(body) > min(self._settings[MAX_FRAME_SIZE], self._settings[INITIAL_WINDOW_SIZE]):
-            raise ValueError(
-                f"a body of {len(body)} bytes does not fit the server's frames or window: use a smaller one"
-            )
+        if len(body) > self._settings[INITIAL_WINDOW_SIZE]:
+            raise ValueError(f"a body of {len(body)} bytes does not fit the server's window: use a smaller one")
         stream = self._next_stream
         self._next_stream += 2
         self._streams[stream] = _Stream(asked_at, self._everything)
         self.outgoing.append(frame(HEADERS, END_HEADERS if body else END_HEADERS | END_STREAM, stream, self._head()))
         if body:
             self._window -= len(body)
-            self.outgoing.append(frame(DATA, END_STREAM, stream, body))
+            self.outgoing += self._data(stream, body)
 
     def receive(self, data: bytes) -> list[Answer]:
         """What `data`, read from the server, completes."""
@@ -173,6 +171,11 @@ class Connection:
         self._rest = buffer[at:]
         answers, self._answers = self._answers, []
         return answers
+
+    def _data(self, stream: int, body: bytes) -> Iterator[bytes]:
+        most = self._settings[MAX_FRAME_SIZE]
+        for start in range(0, len(body), most):
+            yield frame(DATA, END_STREAM if start + most >= len(body) else 0, stream, body[start : start + most])
 
     def _head(self) -> bytes:
         # The first request enters its headers into the server's table; the second is made of indices, and stays so.

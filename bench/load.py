@@ -68,13 +68,13 @@ class _Link:
 class _Run:
     """Asks until `seconds` are over or `bodies` is exhausted, then waits for what is in flight."""
 
-    def __init__(self, links: list[_Link], bodies: Iterable[bytes], seconds: float, rate: float) -> None:
+    def __init__(self, links: list[_Link], bodies: Iterable[bytes], seconds: float, rate: float, streams: int) -> None:
         self._links = {link.socket: link for link in links}
         self._turns = itertools.cycle(links)
         self._bodies = iter(bodies)
         self._body = next(self._bodies, None)
         # Every request is due at once when there is no rate, and as many go out as the streams allow.
-        self._interval, self._streams = (1 / rate, UNLIMITED) if rate else (0.0, STREAMS)
+        self._interval, self._streams = 1 / rate if rate else 0.0, streams
         self._begin = time.perf_counter()
         self._end = self._begin + seconds
         self._asked = 0
@@ -161,13 +161,15 @@ def _no_garbage_collection() -> Iterator[None]:
         gc.enable()
 
 
-def saturate(address: Address, question: Question, bodies: Iterable[bytes], seconds: float) -> Result:
-    """As many requests as the server answers with `CONNECTIONS` times `STREAMS` of them in flight."""
+def saturate(
+    address: Address, question: Question, bodies: Iterable[bytes], seconds: float, *, streams: int = STREAMS
+) -> Result:
+    """As many requests as the server answers with `CONNECTIONS` times `streams` of them in flight."""
     with _connected(address, question) as links, _no_garbage_collection():
-        return _Run(links, bodies, seconds, 0).run()
+        return _Run(links, bodies, seconds, 0, streams).run()
 
 
 def steady(address: Address, question: Question, bodies: Iterable[bytes], seconds: float, rate: float) -> Result:
     """`rate` requests a second, evenly spaced, whether or not the server keeps up."""
     with _connected(address, question) as links, _no_garbage_collection():
-        return _Run(links, bodies, seconds, rate).run()
+        return _Run(links, bodies, seconds, rate, UNLIMITED).run()

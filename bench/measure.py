@@ -1,6 +1,7 @@
 """One row: check an answer, warm up, take all the server gives, then a modest fixed rate."""
 
 import contextlib
+import http.client
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -8,15 +9,15 @@ from pathlib import Path
 
 from bench import servers
 from bench.answers import WrongAnswerError
-from bench.bodies import Material
 from bench.cases import DISTINCT, Case
+from bench.credentials import Material
 from bench.envoy_proxy import envoy
 from bench.load import Address, Result, saturate, steady
 from bench.processes import Process
 
 RATE = 1000.0  # requests a second: modest for every server here
 WARM_UP = 500  # requests: every hot token is known, the interpreter has specialised the path
-WARM_UP_TIME = 10.0  # seconds at most
+WARM_UP_TIME = 120.0  # seconds at most, for a hundred thousand signatures on the slower transport
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +26,15 @@ class Stage:
 
     address: Address
     processes: Mapping[str, Process]  # by "server", "store" (or "store 1" and so on), "envoy"
+    pages: Address | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """The figures of a case on a transport. CPU is in seconds per request, by process; `resident` in MiB."""
+    """The figures of a case on a transport. CPU is in seconds per request, by process; `resident` in MiB.
+
+    `known` counts the tokens that the sidecar remembers at the end, where the case is about that.
+    """
 
     case: str
     transport: str
@@ -39,6 +44,7 @@ class Row:
     p50: float
     p99: float
     resident: float
+    known: int | None = None
 
 
 def distinct(seconds: float) -> int:
@@ -59,22 +65,24 @@ def stage(case: Case, transport: str, material: Material, folder: Path, cores: t
     with contextlib.ExitStack() as stack:
         stores, url = stack.enter_context(servers.store(case.store, folder, cores[1]))
         sidecar = servers.sidecar(transport, url, material.public_key, folder, cores[0], variant=case.variant)
-        server, address = stack.enter_context(sidecar)
+        server, address, pages = stack.enter_context(sidecar)
+        case.lay(url)
         processes = {"server": server, **stores}
         if case.envoy:
             processes["envoy"], address = stack.enter_context(envoy(case.envoy, address, folder, cores[1]))
-        yield Stage(address, processes)
+        yield Stage(address, processes, pages)
 
 
 def measure(case: Case, transport: str, on: Stage, seconds: float) -> Row:
     """The row; raises WrongAnswerError when the one answer looked at, or any of the load, is not right."""
     case.check(on.address)
     bodies = iter(case.bodies())
-    _right(saturate(on.address, case.question, itertools.islice(bodies, WARM_UP), WARM_UP_TIME))
+    first = itertools.islice(bodies, WARM_UP) if case.first is None else case.first()
+    right(saturate(on.address, case.question, first, WARM_UP_TIME))
     before = _cpu(on)
-    full = _right(saturate(on.address, case.question, itertools.islice(bodies, case.most), seconds))
+    full = right(saturate(on.address, case.question, itertools.islice(bodies, case.most), seconds))
     after = _cpu(on)
-    calm = _right(steady(on.address, case.question, bodies, seconds, RATE))
+    calm = right(steady(on.address, case.question, bodies, seconds, RATE))
     return Row(
         case=case.name,
         transport=transport,
@@ -84,10 +92,20 @@ def measure(case: Case, transport: str, on: Stage, seconds: float) -> Row:
         p50=calm.percentile(50),
         p99=calm.percentile(99),
         resident=on.processes["server"].resident(),
+        known=known_tokens(on.pages) if case.first is not None and on.pages is not None else None,
     )
 
 
-def _right(result: Result) -> Result:
+def known_tokens(pages: Address) -> int:
+    """How many good tokens the sidecar remembers."""
+    with contextlib.closing(http.client.HTTPConnection(*pages, timeout=WARM_UP_TIME)) as client:
+        client.request("GET", "/metrics")
+        text = client.getresponse().read().decode()
+    return int(float(text.partition('\ngenops_token_cache_entries{cache="verified"} ')[2].split()[0]))
+
+
+def right(result: Result) -> Result:
+    """The result itself; raises WrongAnswerError where any answer was not right."""
     if result.errors or not result.answered:
         raise WrongAnswerError(
             f"{result.errors} of {result.answered} answers were wrong: {result.first_error or 'none came'}"

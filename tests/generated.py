@@ -14,12 +14,28 @@ REPOSITORY = Path(__file__).parent.parent
 PACKAGE = REPOSITORY / "src" / "genops_extauth"
 
 GROUPS: Mapping[str, tuple[str, str]] = {
-    "commands": ("commands", "cli demo demo_child demo_envoy demo_screen demo_tour explain health_probe migrate"),
+    "commands": (
+        "commands",
+        """
+        cli command_line terminal demo demo_child demo_envoy demo_screen demo_tour explain decision_checks health_probe
+        migrate keys_command key_options key_listing revocations_command
+        """,
+    ),
     "life": ("life of the process", "app generations given_limits health reload server server_tls storage"),
-    "faces": ("faces", "grpc_face check_messages limit_messages limit_json limit_headers wire http_face debug_face"),
+    "faces": (
+        "faces",
+        """
+        grpc_face check_messages refusals refusal_table limit_messages limit_json limit_headers wire http_face
+        debug_face
+        """,
+    ),
     "management": ("management server", "xds xds_channel xds_messages ratelimit_resources"),
     "telemetry": ("telemetry", "telemetry metrics counting limit_counters limit_exposition sampler logs log_sink"),
-    "keys": ("keys of issuers", "jwks key_fetch"),
+    "keys": ("keys of issuers", "jwks discovery key_fetch"),
+    "credentials": (
+        "credentials in the store",
+        "credential_store key_store revocation_store revocation_feed store_client",
+    ),
     "before": ("before the store", "denials leases outage allowance"),
     "store": (
         "store",
@@ -30,7 +46,11 @@ GROUPS: Mapping[str, tuple[str, str]] = {
     ),
     "configuration": (
         "configuration",
-        "config summary settings sections store_sections limit_sections issuers certificates",
+        """
+        config summary identity_summary settings sections store_sections limit_sections identity_section issuers
+        issuer_keys claim_sections api_key_section certificate_section revocation_section route_sections demand_sections
+        certificates
+        """,
     ),
     "reference": (
         "envoyproxy/ratelimit's files and environment",
@@ -47,7 +67,19 @@ GROUPS: Mapping[str, tuple[str, str]] = {
     "decision": ("decision: no I/O, no clock", "gate"),
     "identity": (
         "identity: no I/O, no clock",
-        "policy tokens claims cache keyset publickey jose secure_uri",
+        "bearer tokens trust claims claim_rules word_sets jose keyset publickey shared_secrets secure_uri cache",
+    ),
+    "api_keys": (
+        "API keys",
+        """
+        apikeys key_lifecycle key_lookup key_places key_guesses key_usage key_records key_files key_operations
+        key_delivery key_import private_files
+        """,
+    ),
+    "certificates": ("certificates: no I/O, no clock", "peer_certificates peer_names spiffe xfcc"),
+    "policy": (
+        "policy: no I/O, no clock",
+        "policy routes paths hosts body_rules reserved_headers strict_json revocations",
     ),
     "limits": (
         "limits: no I/O, no clock",

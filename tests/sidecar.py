@@ -19,6 +19,7 @@ import grpc
 import yaml
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+import leaks
 import minting
 from stores import eventually
 
@@ -61,7 +62,7 @@ def settings(**sections: Any) -> dict[str, Any]:
 
 def token(key: minting.KeyPair = KEY, /, **claims: Any) -> str:
     """A token that is good now; a claim can be changed, or left out with None."""
-    return minting.token(key, minting.claims(time.time(), **claims)).decode()
+    return leaks.plant(minting.token(key, minting.claims(time.time(), **claims)).decode())
 
 
 class Sidecar:
@@ -69,7 +70,7 @@ class Sidecar:
 
     def __init__(self, folder: Path, configured: Mapping[str, Any], **environ: str) -> None:
         self.config = folder / "genops.yaml"
-        self.grpc = self.http = ""
+        self.grpc = self.http = self.debug = ""
         self._environ = {**os.environ, **environ}
         # Not beside the configuration: that folder is watched, and each line would be a change in it.
         said = folder / "said"
@@ -99,7 +100,8 @@ class Sidecar:
             self._process = subprocess.Popen(command, stdout=log, stderr=errors, env=self._environ)
         eventually(lambda: len(self.said("listening")) > before or self.ended is not None, within=30)
         assert self.ended is None, f"it ended with {self.ended}: {self.errors}"
-        self.grpc, self.http = (self.said("listening")[-1][face] for face in ("grpc", "http"))
+        listening = self.said("listening")[-1]
+        self.grpc, self.http, self.debug = (listening.get(face, "") for face in ("grpc", "http", "debug"))
 
     @property
     def ended(self) -> int | None:
@@ -132,23 +134,32 @@ class Sidecar:
         self._process.wait()
 
     def stop(self) -> None:
-        """Stop it as Kubernetes does, and wait. It ends well, and has nothing to say on standard error."""
-        if self._process is None or self._process.poll() is not None:
-            return
-        self._process.terminate()
-        try:
-            code = self._process.wait(timeout=20)
-        finally:
-            self._process.kill()
-        assert (code, self.errors) == (0, "")
+        """Stop it as Kubernetes does, and wait. It ends well, and has nothing to say on standard error.
+
+        Nothing that it ever showed holds a credential that a test sent, whichever test that was.
+        """
+        shown = self._pages()
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+            try:
+                code = self._process.wait(timeout=20)
+            finally:
+                self._process.kill()
+            assert (code, self.errors) == (0, "")
+        leaks.search(log=self.log, errors=self.errors, **shown)
+
+    def _pages(self) -> dict[str, str]:
+        """What it shows to operators at its end, if it still does."""
+        asked = {"/metrics": self.http, "/readyz": self.http, "/rlconfig": self.debug, "/stats": self.debug}
+        shown = {}
+        for path, address in asked.items():
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                shown[path] = _get(address, path)[1] if address else ""
+        return shown
 
     def get(self, path: str) -> tuple[int, str]:
         """Ask its HTTP port."""
-        host, _, port = self.http.rpartition(":")
-        with contextlib.closing(http.client.HTTPConnection(host, int(port), timeout=10)) as connection:
-            connection.request("GET", path)
-            response = connection.getresponse()
-            return response.status, response.read().decode()
+        return _get(self.http, path)
 
     def metric(self, series: str) -> float:
         """The present value of one series, as Prometheus reads it; 0 where there is none."""
@@ -166,13 +177,28 @@ class Sidecar:
         """Calls of one of its methods, over one connection as Envoy's. They raise grpc.RpcError."""
         with self.channel() as channel:
             call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(method)
-            yield lambda body: call(body, timeout=10)
+
+            def ask(body: bytes) -> bytes:
+                leaks.plant_all(body)
+                answer = call(body, timeout=10)
+                leaks.search(answer=answer.decode("latin-1"))
+                return answer
+
+            yield ask
 
     def health(self, service: str = "") -> str:
         """Ask for its health, as gateways do."""
         with self.channel() as channel:
             answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=service))
             return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
+
+
+def _get(address: str, path: str) -> tuple[int, str]:
+    host, _, port = address.rpartition(":")
+    with contextlib.closing(http.client.HTTPConnection(host, int(port), timeout=10)) as connection:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        return response.status, response.read().decode()
 
 
 def failure(error: grpc.RpcError) -> grpc.StatusCode:

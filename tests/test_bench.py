@@ -15,8 +15,9 @@ import hpack
 import pytest
 from bench import servers
 from bench.answers import CHECK, WrongAnswerError, empty
-from bench.bodies import CUSTOMER, check_request, checks, grpc_message, limit_request, limits
+from bench.bodies import check_request, checks, grpc_message, limit_request, limits
 from bench.cases import Case
+from bench.credentials import CUSTOMER
 from bench.http2 import Connection, HeaderBlocks, Question
 from bench.load import Address, Result, saturate, steady
 from bench.measure import Row

@@ -1,7 +1,7 @@
 """Chains: which credentials a route takes, in which order, and that two of them never mix."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from ipaddress import ip_network
 
 import pytest

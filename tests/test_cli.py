@@ -23,7 +23,10 @@ from genops_extauth import __version__, cli, demo, health_probe
 from sidecar import KEY, Sidecar, serving, settings, token
 from stores import free_port
 
-COMMANDS = ("serve", "ratelimit", "demo", "check-config", "schema", "explain", "health", "migrate", "keys", "revocations")
+COMMANDS = (
+    *("serve", "ratelimit", "demo", "check-config", "schema", "explain", "health", "migrate"),
+    *("keys", "revocations"),
+)
 GOOD = {"customer_id": "acme", "customer_tier": "free"}
 
 

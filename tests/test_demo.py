@@ -26,8 +26,8 @@ from rich.console import Console
 from genops_extauth import demo_envoy
 from genops_extauth.demo_child import ChildEnded, running, unless
 from genops_extauth.demo_screen import Screen
-from genops_extauth.terminal import printable
 from genops_extauth.demo_tour import STOPS, Answer, Stop
+from genops_extauth.terminal import printable
 from stores import alive, eventually
 
 DEMO = (sys.executable, "-m", "genops_extauth", "demo")

@@ -66,11 +66,13 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 @pytest.fixture
 def workspace(tmp_path: Path) -> Path:
-    """The folder of a reader who followed a page: limits, the issuer's key, a good token, and an expired one."""
+    """The folder of a reader who followed a page: limits, keys of an issuer and of digests, a good and an old token."""
     pair, now = minting.ec_pair(), int(time.time())
     said = {"iss": "https://auth.example.com", "aud": "genops-ai-api", "iat": now, "exp": now + 3600, **CUSTOMER}
     (tmp_path / "ratelimit").mkdir()
     (tmp_path / "ratelimit" / "api.yaml").write_text("domain: api\n")
+    (tmp_path / "records").mkdir()
+    (tmp_path / "digest.key").write_text("0123456789abcdef" * 4)
     (tmp_path / "issuer.pem").write_bytes(pair.public_pem())
     (tmp_path / "token.jwt").write_bytes(minting.token(pair, said))
     (tmp_path / "expired.jwt").write_bytes(minting.token(pair, said | {"iat": 1, "exp": 2}))
@@ -220,8 +222,9 @@ def events() -> set[str]:
     found = set()
     for tree in (ast.parse(path.read_text()) for path in PACKAGE.glob("*.py")):
         for node in ast.walk(tree):
-            if isinstance(node, ast.Call) and _EVENT_AT.get(called(node), 9) < len(node.args):
-                parts = ast.walk(node.args[_EVENT_AT[called(node)]])
+            place = _EVENT_AT.get(called(node)) if isinstance(node, ast.Call) else None
+            if isinstance(node, ast.Call) and place is not None and place < len(node.args):
+                parts = ast.walk(node.args[place])
                 found |= {str(part.value) for part in parts if isinstance(part, ast.Constant)}
     return {event for event in found if re.fullmatch(r"[a-z]+(_[a-z]+)*", event)}
 

@@ -59,8 +59,11 @@ def test_a_case_meets_its_fate_behind_envoy(roads: Callable[[str], Road], case: 
     """Behind a real Envoy, of either age, a case ends as it demands, and the service sees our headers and no others."""
     known = roads(case["profile"])
     asked = request(case, int(time.time()))
-    http = asked.message.attributes.request.http
-    headers = [("host", http.host), *((name, value) for name, value in asked.headers if name != "host")]
+    http = asked.http
+    headers: list[tuple[str, str | bytes]] = [
+        ("host", http.host),
+        *((name, value) for name, value in asked.headers if name != "host"),
+    ]
     path = http.path.encode("utf-8").decode("latin-1")
     before = len(known.service.targets)
     answer = known.gateway.send(http.method, path, headers)

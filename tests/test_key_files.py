@@ -8,8 +8,8 @@ import pytest
 from genops_extauth import key_files, key_records, private_files
 from genops_extauth.key_files import FileKeys
 from genops_extauth.key_lifecycle import Record, Secret
+from genops_extauth.key_operations import ConflictError
 from genops_extauth.key_records import written
-from genops_extauth.key_store import ConflictError
 from genops_extauth.sources import SourceError
 
 RECORD = Record("0123456789abcdef", "a key", (Secret(b"d" * 32, 1),), 1)

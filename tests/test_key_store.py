@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 
 from genops_extauth.key_lifecycle import Record, Secret
+from genops_extauth.key_operations import ConflictError
 from genops_extauth.key_records import RecordError
-from genops_extauth.key_store import ConflictError, KeyStore
+from genops_extauth.key_store import KeyStore
 from genops_extauth.store_address import target
 from genops_extauth.store_client import open_client
 from proxy import before

@@ -173,7 +173,7 @@ def test_no_secret_is_shown_again(place: Path, server: Server) -> None:
 
 
 def test_a_pipe_gets_no_key_by_accident(place: Path, server: Server) -> None:  # noqa: ARG001 - it is entered
-    """Where standard output is no terminal no key is made, unless there is a file for it or --reveal asks for it there."""
+    """Where standard output is no terminal no key is made, unless for a file, or asked for by --reveal."""
     refused = run("issue", "--name", "a", *WHO, code=2)
     assert "add --output FILE" in refused.stderr
     with server.client() as client:
@@ -382,8 +382,14 @@ def test_what_could_be_guessed_is_refused(place: Path, server: Server) -> None:
     """Keys that several have, or that could be guessed, are refused with the reason; the others are imported."""
     who = {"tier": "premium", "team": "ml", "project": "p"}
     keys = {
-        **{"a_1": "key:premium-tier", "a_2": "key:premium-tier", "short": "k3y-of-18-letters!", "same": "ab" * 12},
-        **{"named": "xK9-premium-4hZ81-q7rT", "good": GOOD_KEY, "old": GOOD_KEY[::-1], "odd": GOOD_KEY.upper()},
+        "a_1": "key:premium-tier",
+        "a_2": "key:premium-tier",
+        "short": "k3y-of-18-letters!",
+        "same": "ab" * 12,
+        "named": "xK9-premium-4hZ81-q7rT",
+        "good": GOOD_KEY,
+        "old": GOOD_KEY[::-1],
+        "odd": GOOD_KEY.upper(),
     }
     said = {name.replace("_", "-"): who for name in keys}
     said |= {"old": who | {"expires": "2025-01-01T00:00:00Z"}, "odd": who | {"tier": "x"}}

@@ -7,7 +7,9 @@ from genops_extauth.policy import Policy
 from genops_extauth.refusal_table import DENIALS
 
 
-@pytest.mark.parametrize("decision", [Allowed(Policy().nobody), Denied(Reason.INTERNAL), Limited(over=False, statuses=())])
+@pytest.mark.parametrize(
+    "decision", [Allowed(Policy().nobody), Denied(Reason.INTERNAL), Limited(over=False, statuses=())]
+)
 def test_a_decision_has_no_truth_value(decision: object) -> None:
     """A decision used as a condition raises, so that ``if verdict:`` can never become a bypass."""
     with pytest.raises(TypeError, match="no truth value"):

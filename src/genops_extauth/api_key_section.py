@@ -1,6 +1,5 @@
 """The ``identity.api_keys`` section: where keys come in, where their records are, and the key of their digests."""
 
-from pathlib import Path
 from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, PrivateAttr, SecretStr, ValidationInfo, model_validator
@@ -27,7 +26,7 @@ from genops_extauth.notation import duration
 from genops_extauth.reserved_headers import RESERVED_PREFIX
 from genops_extauth.sources import SourceError
 
-HOW_TO_MAKE_ONE = "make one with: openssl rand -base64 48 > digest.key"
+HOW_TO_MAKE_ONE = "make one with: head -c 48 /dev/urandom | base64 > digest.key"
 
 _ELSEWHERE = {
     "authorization": "bearer: true takes keys from there",
@@ -132,7 +131,3 @@ class ApiKeys(Section):
             raise CheckError(*((("directory",), problem) for problem in problems))
         self._records = tuple(found)
         return self
-
-    def folder(self, home: Path) -> Path | None:
-        """Where `directory` is, for who watches it; `home` is the configuration file's folder."""
-        return None if self.directory is None else home / self.directory

@@ -1,6 +1,7 @@
 """Bearer tokens (RFC 6750) as a way to say who one is; and newer keys, where a token's is not known yet."""
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Mapping
 
 from genops_extauth.model import Denied, Identity, KeysUnavailable, Reason, Request
@@ -13,6 +14,9 @@ _PATIENCE = 0.2  # seconds
 
 API_KEY = b"gxk_"
 """How our API keys begin, which clients may send as bearer tokens too. No JSON Web Token begins so."""
+
+# Fields that Envoy joined, or a tab where a space belongs: none of another scheme has the word by itself.
+_DISGUISED = re.compile(rb"(?i)(?:\A|[^!-~]|,)bearer(?:[^!-~]|,|\Z)")
 
 Refresh = Callable[[], Awaitable[bool]]
 """Asks for newer keys of an issuer; True when they changed. Raises `KeysUnavailable`."""
@@ -34,11 +38,13 @@ class Bearer:
         self, request: Request, wall: Callable[[], float], remaining: Callable[[], float | None]
     ) -> Identity | Denied | None:
         """Tell whose token the request holds; None where it holds none. Raises `KeysUnavailable`."""
-        token = bearer_token(request)
-        if token is None or token.startswith(API_KEY):
-            return None
-        if "authorization" in request.repeated:
+        if "authorization" in request.repeated:  # whatever their schemes: the upstream could read the other one
             return Denied(Reason.CREDENTIALS_AMBIGUOUS)
+        token = bearer_token(request)
+        if token is None:
+            return _disguised(request)
+        if token.startswith(API_KEY):
+            return None
         found = self._verifier.verify(token, wall())
         if isinstance(found, UnknownKey) and await self._fresher_keys(found, remaining):
             found = self._verifier.verify(token, wall())
@@ -59,6 +65,14 @@ class Bearer:
                 return await refresh()
         except TimeoutError:
             raise KeysUnavailable(f"{unknown.issuer.issuer}: newer keys did not come in time") from None
+
+
+def _disguised(request: Request) -> Denied | None:
+    """Refuse what is no bearer token to us, and could be one to the upstream: it would have been verified by nobody."""
+    field_value = request.headers.get("authorization")
+    if field_value is None or not _DISGUISED.search(field_value):
+        return None
+    return Denied(Reason.TOKEN_MALFORMED, "Bearer where it does not belong")
 
 
 def bearer_token(request: Request) -> bytes | None:

@@ -10,8 +10,8 @@
 --                              3 sliding window   capacity, length, -
 --                              4 calendar window  capacity, start, finish        (microseconds since the epoch)
 --            for each hit:   its key, its meter, role, cost           uint16 uint16 byte double
---                              key and meter from 1, and all hits on a key have one meter; role: hits.Role, + 8: look,
---                              + 16: the last of its group; cost: parts
+--                              key and meter from 1, in a group one meter for a key; role: hits.Role, + 8: look, + 16: the
+--                              last of its group; cost: parts
 -- ARGV[2]  the number of these charges and refunds: where the mark says that they were made, they are left out
 -- Returns  for each hit, in order, the level that it found (double, parts), in a sliding window also what was used in the
 --          window before; then the time (double, microseconds). All else follows from that.
@@ -120,22 +120,49 @@ local function moved(key, role, cost, level)
   return max(level, min(level + cost, windows[key] and windows[key].top or capacity))
 end
 
+local function store(key)
+  local meter, level, before = meters[key], levels[key], loaded[key]
+  local capacity, one = capacities[meter], windows[key]
+  if level == before and not asked[key] then
+    return
+  end
+  local value, ttl = false, 0
+  if one then
+    local used = one.used + before - level
+    value = previous[key] and pack('>ddd', used, one.start, previous[key]) or pack('>dd', used, one.start)
+    ttl = max(0, ceil((one.ends - now) / 1000)) + SLACK
+  elseif level < capacity then
+    local refill, tick = second[meter], third[meter]
+    value = pack('>ddd', level, capacity, floor(now / tick) * tick)
+    ttl = min(ceil(ceil((capacity - level) / refill) * tick / 1000) + SLACK, EXACT)
+  end
+  if value then
+    redis.call('SET', KEYS[key], value, 'PX', ttl)
+  elseif level ~= before then
+    redis.call('DEL', KEYS[key])
+  end
+  values[key] = value
+end
+
 local hits = {unpack_numbers('>' .. string.rep(HIT, (#packed - at + 1) / HIT_SIZE), packed, at)} -- and the end
 local found, n = {}, 0
 local must, quotas, exhausted = true, 0, 0
 local takers, spared, took = {}, {}, 0 -- by a group: which keys it took from, and their levels had it taken nothing
 for i = 1, #hits - 1, 4 do
-  local key, role, cost = hits[i], hits[i + 2], hits[i + 3]
+  local key, meter, role, cost = hits[i], hits[i + 1], hits[i + 2], hits[i + 3]
   local last = role >= LAST
   role = last and role - LAST or role
   local look = role >= LOOK
   role = look and role - LOOK or role
-  local level = levels[key]
-  if not level then
-    local meter = hits[i + 1]
-    level = kinds[meter] == BUCKET and bucket(key, meter) or window(key, meter)
+  if meters[key] ~= meter then
+    if meters[key] then -- its limit changed between two groups
+      store(key)
+      ahead[key], asked[key], windows[key], previous[key] = nil, nil, nil, nil
+    end
+    local level = kinds[meter] == BUCKET and bucket(key, meter) or window(key, meter)
     meters[key], loaded[key], levels[key] = meter, level, level
   end
+  local level = levels[key]
   n = n + 1
   found[n] = level
   if previous[key] then
@@ -179,25 +206,7 @@ for i = 1, #hits - 1, 4 do
 end
 
 for key = 1, keys do
-  local level, before = levels[key], loaded[key]
-  if windows[key] then
-    if level ~= before then
-      local one = windows[key]
-      local used = one.used + before - level
-      local value = previous[key] and pack('>ddd', used, one.start, previous[key]) or pack('>dd', used, one.start)
-      redis.call('SET', KEYS[key], value, 'PX', max(0, ceil((one.ends - now) / 1000)) + SLACK)
-    end
-  elseif level ~= before or asked[key] then
-    local meter = meters[key]
-    local capacity, refill, tick = capacities[meter], second[meter], third[meter]
-    if level < capacity then
-      local ttl = ceil(ceil((capacity - level) / refill) * tick / 1000) + SLACK
-      local value = pack('>ddd', level, capacity, floor(now / tick) * tick)
-      redis.call('SET', KEYS[key], value, 'PX', ttl < EXACT and ttl or EXACT)
-    elseif level ~= before then
-      redis.call('DEL', KEYS[key])
-    end
-  end
+  store(key)
 end
 n = n + 1
 found[n] = now

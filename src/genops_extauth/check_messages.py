@@ -44,13 +44,15 @@ def read_check(body: bytes) -> Request | Denied:
     if not names.islower() or http.HasField("header_map"):
         headers, repeated, agree = _headers(http)
         names = "\n".join(headers)
-    consistent = agree and headers.get(":path", path) == path and headers.get(":method", method) == method
+    host = http.host
+    told_alike = headers.get(":path", path) == path and headers.get(":authority", host) == host
+    consistent = agree and told_alike and headers.get(":method", method) == method
     try:
         target, _, query = path.decode().partition("?")
         return Request(
             method.decode("ascii"),
             target,
-            http.host.decode(),
+            host.decode(),
             headers,
             repeated,
             consistent,
@@ -73,11 +75,12 @@ def _peer(source: authz.AttributeContext.Peer) -> Peer:
 def _headers(http: authz.AttributeContext.HttpRequest) -> tuple[dict[str, bytes], frozenset[str], bool]:
     """Read unusual headers: in lower case, which names came twice, and whether two encodings agree."""
     headers, repeated = _merged(http.headers.items())
-    if not http.HasField("header_map"):
+    entries = http.header_map.headers
+    if not entries:
         return headers, repeated, True
-    raw = ((entry.key.decode("latin-1"), entry.raw_value or entry.value) for entry in http.header_map.headers)
-    listed, repeated = _merged(raw)
-    return listed, repeated, not headers or headers == listed
+    listed, repeated = _merged((entry.key.decode("latin-1"), entry.raw_value or entry.value) for entry in entries)
+    one_value = not any(entry.value and entry.raw_value not in (b"", entry.value) for entry in entries)
+    return listed, repeated, one_value and (not headers or headers == listed)
 
 
 def request_of(method: str, target: str, host: str, fields: Iterable[tuple[bytes, bytes]]) -> Request:

@@ -1,4 +1,4 @@
-"""The checks that `gate`, its authenticators and `policy` make, in their order, each with the refusals that it gives."""
+"""The checks that `gate`, its authenticators and `policy` make, in their order, each with the refusals it gives."""
 
 from collections.abc import Mapping
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from genops_extauth import key_records, private_files
 from genops_extauth.key_lifecycle import Record
-from genops_extauth.key_store import ConflictError
+from genops_extauth.key_operations import ConflictError
 from genops_extauth.sources import SourceError
 from genops_extauth.sources import read as read_file
 

@@ -18,6 +18,13 @@ class OperationError(Exception):
     """Raised where what is asked for cannot be done; the message says what to do."""
 
 
+class ConflictError(Exception):
+    """Raised where a record was changed by somebody else in the meantime; the message says what to do."""
+
+    def __init__(self, key_id: str) -> None:
+        super().__init__(f"the record of {key_id} was changed by somebody else just now: look at it, and try again")
+
+
 class Keeper(Protocol):
     """Where records are kept: `key_store.KeyStore`, or `key_files.FileKeys`, which say what else they raise."""
 
@@ -25,7 +32,7 @@ class Keeper(Protocol):
         """The record of a key, None where there is none."""
 
     async def put(self, record: Record) -> None:
-        """Write a record in the place of its version before. Raises `key_store.ConflictError`."""
+        """Write a record in the place of its version before. Raises `ConflictError`."""
 
     async def all(self) -> tuple[list[Record], list[str]]:
         """All records, by id, and what is wrong with others."""

@@ -20,8 +20,8 @@ from genops_extauth.command_line import client_at, fail, load, place_of
 from genops_extauth.config import Config
 from genops_extauth.key_files import FileKeys
 from genops_extauth.key_lifecycle import LifecycleError
-from genops_extauth.key_operations import Keeper, OperationError
-from genops_extauth.key_store import ConflictError, KeyStore
+from genops_extauth.key_operations import ConflictError, Keeper, OperationError
+from genops_extauth.key_store import KeyStore
 from genops_extauth.model import StoreUnavailable
 from genops_extauth.notation import duration
 from genops_extauth.revocation_store import RevocationStore

@@ -9,6 +9,7 @@ from importlib.resources import files
 
 from genops_extauth import key_records
 from genops_extauth.key_lifecycle import Record
+from genops_extauth.key_operations import ConflictError
 from genops_extauth.model import StoreUnavailable
 from genops_extauth.store_client import Client, Reply
 
@@ -16,13 +17,6 @@ _SCRIPT = (files("genops_extauth") / "key_store.lua").read_bytes()
 
 _BATCH = 500
 """Ids in one call: Lua passes on some thousands of arguments at the most (LUAI_MAXCSTACK is 8000)."""
-
-
-class ConflictError(Exception):
-    """Raised where a record was changed by somebody else in the meantime; the message says what to do."""
-
-    def __init__(self, key_id: str) -> None:
-        super().__init__(f"the record of {key_id} was changed by somebody else just now: look at it, and try again")
 
 
 class KeyStore:

@@ -164,14 +164,17 @@ def rotate(
             return await key_operations.rotate(keeper, delivery, where.section.digest_key, secrets.token_bytes, asked)
 
     rotated = done(run(), f"the old key works: repeat it with --rotation-id {rotation}")
+    say(_outcome(rotated))
+    _told(rotated.record, output, style)
+
+
+def _outcome(rotated: key_operations.Rotated) -> str:
     record = rotated.record
-    if rotated.changed:
-        until = record.secrets[0].expires if record.secrets[1:] else None
-        ends = "no more" if until is None else f"until {key_records.time_text(until)}"
-        say(f"rotation {record.rotation} of {record.id}: the new key works now, the old one {ends}")
-    else:
-        say(f"rotation {record.rotation} of {record.id} was complete: nothing was changed")
-    _told(record, output, style)
+    if not rotated.changed:
+        return f"rotation {record.rotation} of {record.id} was complete: nothing was changed"
+    until = record.secrets[0].expires if record.secrets[1:] else None
+    ends = "no more" if until is None else f"until {key_records.time_text(until)}"
+    return f"rotation {record.rotation} of {record.id}: the new key works now, the old one {ends}"
 
 
 @keys_command.command()

@@ -28,10 +28,11 @@ _LOOKED_AT = 4 * LIMIT
 _TRACEBACK_LINES = 40
 
 # A JWT (its header is a JSON object, so it starts with the base64url of `{"`, or is at least three long
-# runs of base64url), credentials with their scheme, and the password of a URL. Each is matched in one pass: the lines
-# of an attacker must not cost more than their length.
+# runs of base64url), an API key, credentials with their scheme, and the password of a URL. Each is matched in one
+# pass: the lines of an attacker must not cost more than their length.
 _SECRETS = re.compile(
     r"eyJ[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*)*"
+    r"|gxk_[0-9a-z]{16}_[0-9A-Za-z]+"
     r"|(?<![\w-])[\w-]{16,}\.[\w-]{16,}\.[\w-]{16,}"
     r"|(?P<scheme>(?<![A-Za-z0-9])(?:bearer|basic)\s+)[^\s\"',;]+"
     r"|(?P<user>://[^\s/@:]*:)[^\s/]+(?=@)",

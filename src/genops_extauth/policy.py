@@ -12,6 +12,7 @@ Three rules hold on every path through this module, the anonymous one included:
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import get_args
 
 from genops_extauth.model import Allowed, Denied, Form, Grant, Identity, Method, Reason, Request, Verdict
 from genops_extauth.reserved_headers import ATTRIBUTES, HEADER_OF, RESERVED, SDK_HEADER_OF, TOKEN, look, nominates
@@ -23,9 +24,6 @@ _REQUEST_ID = re.compile(rb"[0-9A-Za-z._~+/=:@-]{1,128}")
 _BEARER_KEY = b" gxk_"
 _GRPC = b"application/grpc"
 _USUAL = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})  # others are looked at closer
-
-METHODS: tuple[Method, ...] = ("jwt", "api_key", "certificate")
-"""The kinds of credentials, in the order in which they are asked for where a route does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +43,7 @@ class Policy:
     defaults: Mapping[str, str] = field(default_factory=dict)
     tiers: frozenset[str] = frozenset()
     default_tier: str = ""
-    accepted: tuple[Method, ...] = METHODS
+    accepted: tuple[Method, ...] = get_args(Method)
     sdk_headers: bool = False
     api_key_header: str | None = None
     api_key_parameter: str | None = None
@@ -65,7 +63,7 @@ class Policy:
         object.__setattr__(self, "_table", Routes(self.routes, self.accepted))
         object.__setattr__(self, "_guarded", guarded)
         object.__setattr__(self, "_needed", tuple(name for name in self.required if name not in self.defaults))
-        object.__setattr__(self, "_bearer_keys", keys and self.forward_authorization)
+        object.__setattr__(self, "_bearer_keys", keys and "authorization" not in guarded)
         object.__setattr__(self, "nobody", Grant(identity=None, headers=(), removed=guarded, metadata=()))
 
     def route(self, request: Request) -> Route:

@@ -71,7 +71,7 @@ def charges(hits: Sequence[Hit]) -> list[Hit]:
 
 
 _Known = tuple[int, int, Meter]
-"""Of a key: its place among the keys, that of its meter among the meters, and its meter."""
+"""Of a key: its place among the keys, that of its present meter among the meters, and that meter."""
 
 
 @lru_cache(maxsize=256)
@@ -83,9 +83,9 @@ def _layout(hits: int) -> struct.Struct:
 class Batch:
     """Groups of hits in the order in which the script takes them.
 
-    A batch knows one meter per key, that of the first hit; later hits are read in it. Two meters meet only around a
-    reload, at the edge of a calendar's window, or where one request overrides a limit twice. With a `mark` its charges
-    and refunds are made once at most, however often it is sent; `sent` counts that.
+    A group knows one meter per key, that of the first hit; later hits are read in it. Each group has its own: two meet
+    around a reload, at the edge of a calendar's window, and where requests bring limits along. With a `mark` its
+    charges and refunds are made once at most, however often it is sent; `sent` counts that.
     """
 
     asked: list[Asked] = field(default_factory=list)
@@ -104,10 +104,13 @@ class Batch:
         hits = asked.hits = list(asked.hits)
         numbers = self._numbers
         for at, hit in enumerate(hits):
-            known = self._known.get(hit.key) or self._new(hit)
+            known = self._known.get(hit.key) or self._know(hit)
             meter = known[2]
             if meter is not hit.meter and meter != hit.meter:
-                hits[at] = hit = hit._replace(meter=meter)  # noqa: PLW2901 - the same hit
+                if any(each.key == hit.key for each in hits[:at]):
+                    hits[at] = hit = hit._replace(meter=meter)  # noqa: PLW2901 - the same hit
+                else:
+                    known = self._know(hit)
             numbers += known[0], known[1], hit.role | _LOOK if hit.look else hit.role, parts(hit)
         if hits:
             numbers[-2] |= _LAST
@@ -160,12 +163,13 @@ class Batch:
             return zip(numbers, strict=False)
         return (tuple(islice(numbers, hit.meter.width)) for hit in self.all())
 
-    def _new(self, hit: Hit) -> _Known:
-        meter = hit.meter
+    def _know(self, hit: Hit) -> _Known:
+        key, meter = hit.key, hit.meter
         place = self._places.get(id(meter))
         if place is None:
             self._meters.append(meter)
             place = self._places[id(meter)] = len(self._meters)
             self._wide = self._wide or meter.width > 1
-        known = self._known[hit.key] = (len(self._known) + 1, place, meter)
+        number = self._known[key][0] if key in self._known else len(self._known) + 1
+        known = self._known[key] = (number, place, meter)
         return known

@@ -10,7 +10,10 @@ from genops_extauth.model import StoreUnavailable
 _LATE = ("timeout", "it did not answer in time; look at its load and the network to it")
 _AWAY = ("unreachable", "check the address, and that it runs")
 _LOGIN = ("refused", "check the user and password")
-_RIGHTS = ("refused", "let the user run eval, evalsha, time, mget, get, set and del on our keys, and @hash and @sortedset")
+_RIGHTS = (
+    "refused",
+    "let the user run eval, evalsha, time, mget, get, set and del on our keys, and @hash and @sortedset",
+)
 _FULL = ("full", "raise its maxmemory; keep maxmemory-policy noeviction")
 _REPLICA = ("read_only", "it is a replica; use the address of the primary")
 _CLUSTER = ("cluster", "it is part of a cluster: write redis+cluster://HOST:PORT")

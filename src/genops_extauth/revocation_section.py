@@ -16,6 +16,8 @@ _LONGEST = 4096
 def _revocable(value: str) -> str:
     if not 1 <= len(value) <= _LONGEST or not value.isprintable():
         raise ValueError(f"must be 1 to {_LONGEST} printable characters, as they stand in the credential")
+    if mistaken := revocations.mistaken(value):
+        raise ValueError(mistaken)
     return value
 
 

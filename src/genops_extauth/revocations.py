@@ -46,6 +46,15 @@ def handle(kind: Kind, value: str, issuer: str = "") -> Handle:
     return Handle(kind, "" if kind == "api_key" else issuer, kept(value))
 
 
+def mistaken(value: str) -> str:
+    """What is wrong with a value that is the credential itself, which has no such id; empty where it is none."""
+    if value.startswith("eyJ") and value.count(".") > 1:
+        return "this is a token, not its id"
+    if value.startswith("gxk_") and value.count("_") > 1:
+        return "this is an API key, not its id: write what stands between the first two underscores"
+    return ""
+
+
 def kept(value: str) -> str:
     """A value, or what stands for it. The two never meet: a digest is longer than any value that is kept."""
     if len(value) <= LONGEST:

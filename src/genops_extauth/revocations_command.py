@@ -18,7 +18,7 @@ from genops_extauth.config import Config
 from genops_extauth.model import Denied, StoreUnavailable
 from genops_extauth.notation import duration
 from genops_extauth.revocation_store import RevocationStore
-from genops_extauth.revocations import FOREVER, KINDS, Entry, Handle, Kind, handle
+from genops_extauth.revocations import FOREVER, KINDS, Entry, Handle, Kind, handle, mistaken
 from genops_extauth.terminal import console, printable
 
 T = TypeVar("T")
@@ -147,10 +147,8 @@ def _run(settings: Config, path: Path | None, url: str | None, act: Callable[[Re
 
 def _plain(value: str) -> str:
     # Whoever pastes the secret itself has shown it to every process here; it must not be kept or repeated as well.
-    if value.startswith("eyJ") and value.count(".") > 1:
-        fail("this is a token, not its id: send it on standard input, with --token; every process can read it here")
-    if value.startswith("gxk_") and value.count("_") > 1:
-        fail("this is an API key, not its id: write what stands between the first two underscores")
+    if found := mistaken(value):
+        fail(f"{found}; every process can read it here: send a token on standard input, with --token")
     if not value.isprintable():
         fail("the value must be printable characters, as they stand in the credential")
     return value

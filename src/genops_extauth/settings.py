@@ -69,7 +69,7 @@ class Config(Section):
 
         Where every token must name its tier there is no default, and the slowest tier limits the rest.
         """
-        return self.governance.defaults.get("customer_tier") or min(self.tiers, key=self._pace)
+        return self.governance.defaults.get("customer_tier") or min(self.tiers, key=self.pace)
 
     @property
     def tiers_rule(self) -> bool:
@@ -94,7 +94,8 @@ class Config(Section):
             Tiers(limits.domain, tiers, self.default_tier, anonymous) if self.tiers_rule else None,
         )
 
-    def _pace(self, tier: str) -> tuple[float, int, str]:
+    def pace(self, tier: str) -> tuple[float, int, str]:
+        """How much a tier may ask for, to compare it with others."""
         limit = self.tiers[tier].limit
         return limit.requests / limit.period, limit.requests, tier
 
@@ -157,6 +158,18 @@ def _default_tier_exists(config: Config) -> Iterator[Complaint]:
         yield ("governance", "defaults", "customer_tier"), f"{_no_tier(tier, config)}; {hint}"
 
 
+def _silence_grants_no_more(config: Config) -> Iterator[Complaint]:
+    """The default tier must be none that an issuer may not grant, and is better than all that it may."""
+    default, keys = config.governance.defaults.get("customer_tier"), config.identity.api_keys
+    entries = [(path, issuer.tiers) for path, issuer in placed(config.identity.jwt, config.identity.hmac)]
+    entries += [(("api_keys",), keys.tiers)] if keys is not None else []
+    for path, granted in entries:
+        known = [name for name in granted or () if name in config.tiers]
+        if default in config.tiers and known and max(map(config.pace, known)) < config.pace(default):
+            message = f"naming none grants {default}, the default, which is more: choose another, or grant it here too"
+            yield ("identity", *path, "tiers"), message
+
+
 def _limits_compile(config: Config) -> Iterator[Complaint]:
     if config.governance.defaults.get("customer_tier") not in (None, *config.tiers):
         return  # Told already; there is no default tier to compile.
@@ -178,6 +191,7 @@ _CHECKS: tuple[tuple[frozenset[str], Callable[[Config], Iterator[Complaint]]], .
     (frozenset({"identity", "tiers"}), _granted_tiers_exist),
     (frozenset({"identity", "tiers", "routes"}), _routes_can_be_met),
     (frozenset({"governance", "tiers"}), _default_tier_exists),
+    (frozenset({"identity", "governance", "tiers"}), _silence_grants_no_more),
     (frozenset({"governance", "tiers", "rate_limits", "store"}), _limits_compile),
 )
 """What must hold between sections, with the sections that each check reads."""

@@ -8,7 +8,8 @@ import json
 import re
 from typing import NoReturn
 
-_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+# One without an end is taken whole: it would be looked for again from each quote in it otherwise (CWE-1333).
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
 _OBJECT = 8  # what an object costs, in list items: its members go through a call of ours
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
