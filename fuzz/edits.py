@@ -137,7 +137,7 @@ def _edited_segment(segment: bytes, random: Random) -> bytes:
 
 
 _MEMBERS = ("alg", "kid", "typ", "crit", "b64", "zip", "cty", "iss", "aud", "sub", "exp", "nbf", "iat", "jti", "scope")
-_SAID = (
+_SAID: tuple[object, ...] = (
     *(None, True, 0, -1, 1e308, 2**63, "", "none", "HS256", "EdDSA", "k1", "acme", "a,b", "\ud800", "\u202e"),
     *("x" * 300, [], ["genops"], ["genops", 1], {}, {"a": {"b": {}}}, "globex", "premium", "gold", ["b64"], ["exp"]),
 )

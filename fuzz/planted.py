@@ -34,6 +34,7 @@ from genops_extauth.keyset import StaticKeys, from_pem, from_secret
 from genops_extauth.limit_compiler import compile_tree
 from genops_extauth.limit_rules import Settings
 from genops_extauth.metrics import Metrics
+from genops_extauth.model import Method
 from genops_extauth.paths import pattern
 from genops_extauth.peer_certificates import DnsPattern, Hops, PeerCertificates, Rule
 from genops_extauth.policy import Policy
@@ -102,7 +103,7 @@ BAD = {
 }
 """Credentials that are good for nothing."""
 
-TOKENS = {TOKEN: "acme", TEAMLESS: "teamless", PARTNERS: "partner:globex"}
+TOKENS: dict[bytes, str | None] = {TOKEN: "acme", TEAMLESS: "teamless", PARTNERS: "partner:globex"}
 TOKENS |= {BAD["revoked"]: "revoked", BAD["without a customer"]: None}
 """Each token that proves who asks, with its customer. What is wrong with the last two is the gate's to know."""
 
@@ -196,7 +197,7 @@ def _certificates() -> PeerCertificates:
     return PeerCertificates(rules, Hops((), frozenset({HOP.decode()})), capacity=2**18)
 
 
-_ANYBODY = ("jwt", "api_key", "certificate")
+_ANYBODY: tuple[Method, ...] = ("jwt", "api_key", "certificate")
 _ROUTES = (
     Route("health", methods=frozenset({"GET"}), path=pattern("/healthz"), asks=False),
     Route("public", path=pattern("/public/{rest=**}"), accepts=(*_ANYBODY, "anonymous"), denials="problem"),

@@ -50,7 +50,27 @@ def check(asked: bytes) -> None:
     nobody, where the route lets nobody in. What we do not set of the reserved headers is removed. No credential is
     seen again, neither in the answer nor in the log.
     """
-    assert _checked(asked) == _checked(asked), "what is remembered changes the answer"
+    assert answered(asked) == answered(asked), "what is remembered changes the answer"
+
+
+def answered(asked: bytes) -> str | None:
+    """Ask Check once, and judge the answer: the customer that passes, empty for nobody, None for a refusal."""
+    written = _finished(_FACE.check(asked, _CALL))
+    lines = _OBSERVED.lines()
+    if _OBSERVED.defects:
+        raise _OBSERVED.defects.pop()
+    answer = authz.CheckResponse.FromString(written)
+    assert answer.HasField("status")
+    assert all(value.HasField("string_value") for value in answer.dynamic_metadata.fields.values())
+    for credential in CREDENTIALS:
+        assert credential not in written, "the answer repeats a credential"
+    _judge_log(lines)
+    if answer.WhichOneof("http_response") == "denied_response":
+        _judge_refusal(answer)
+        return None
+    assert answer.WhichOneof("http_response") == "ok_response"
+    assert answer.status.code == 0
+    return _judge_pass(asked, answer.ok_response)
 
 
 def token(presented: bytes) -> None:
@@ -84,26 +104,6 @@ def claims(payload: bytes) -> None:
 
 
 TARGETS: Mapping[str, Callable[[bytes], None]] = {"check": check, "token": token, "claims": claims}
-
-
-def _checked(asked: bytes) -> str | None:
-    """Ask, and judge the answer: who passes, empty for nobody, None for a refusal."""
-    written = _finished(_FACE.check(asked, _CALL))
-    lines = _OBSERVED.lines()
-    if _OBSERVED.defects:
-        raise _OBSERVED.defects.pop()
-    answer = authz.CheckResponse.FromString(written)
-    assert answer.HasField("status")
-    assert all(value.HasField("string_value") for value in answer.dynamic_metadata.fields.values())
-    for credential in CREDENTIALS:
-        assert credential not in written, "the answer repeats a credential"
-    _judge_log(lines)
-    if answer.WhichOneof("http_response") == "denied_response":
-        _judge_refusal(answer)
-        return None
-    assert answer.WhichOneof("http_response") == "ok_response"
-    assert answer.status.code == 0
-    return _judge_pass(asked, answer.ok_response)
 
 
 def _finished(call: Coroutine[object, None, T]) -> T:

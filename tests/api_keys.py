@@ -25,10 +25,19 @@ class Key(NamedTuple):
 def issued(digest_key: bytes, said: Mapping[str, Any] | None = None) -> Key:
     """Make a key of which a fixture of vectors/authz.yaml says: attributes, and when it holds."""
     said, now = dict(said or {}), int(time.time())
-    when = {"expires": now - 1} if said.pop("expires", None) else {}
-    when |= {"not_before": now + 3600} if said.pop("not_before", None) else {}
+    expires = now - 1 if said.pop("expires", None) else None
+    not_before = now + 3600 if said.pop("not_before", None) else None
     revoked = Revoked(now - 60, "leaked") if said.pop("revoked", None) else None
     made = apikeys.minted(os.urandom)
     secret = Secret(apikeys.digest_of(made.text.encode(), digest_key), now - 3600)
-    record = Record(made.id, "of a test", (secret,), now - 3600, attributes=said, revoked=revoked, **when)
+    record = Record(
+        made.id,
+        "of a test",
+        (secret,),
+        now - 3600,
+        attributes=said,
+        not_before=not_before,
+        expires=expires,
+        revoked=revoked,
+    )
     return Key(leaks.plant(made.text.encode()), record)

@@ -87,7 +87,7 @@ GROUPS: Mapping[str, tuple[str, str]] = {
         quota limits limit_compiler limit_rules limit_keys wildcards tiers declared hits bucket window calendars journal
         """,
     ),
-    "nouns": ("nouns", "model notation store_address"),
+    "nouns": ("nouns", "model reasons notation store_address"),
 }
 """The boxes of the diagram: title and modules."""
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import TypeVar
 from urllib.parse import quote
 
-_Text = TypeVar("_Text", str, bytes)
+_Text = TypeVar("_Text", bound=str | bytes)
 
 _CREDENTIAL = re.compile(rb"eyJ[\w-]+\.[\w-]*\.[\w-]{16,}|gxk_[0-9a-z]{16}_[0-9A-Za-z]{49}", re.ASCII)
 _LOOKED_AT = 64 * 1024  # bytes: a request has no more headers; its body may have megabytes

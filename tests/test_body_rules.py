@@ -7,13 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from genops_extauth.body_rules import BodyRules, models
-from genops_extauth.model import Denied, Reason, Request
+from genops_extauth.model import Denied, Request
+from genops_extauth.reasons import Reason
 
 RULES = BodyRules({"free": models(("small-*", "tiny")), "premium": models(("*",))}, {"free": 1000, "premium": 10_000})
 GOOD = {"model": "small-1", "max_tokens": 1000, "messages": [{"role": "user", "content": "{}"}], "stream": True}
 
 
-def judged(body: object, tier: str = "free", rules: BodyRules = RULES, **headers: bytes) -> Denied | None:
+def judged(body: object, tier: str = "free", rules: BodyRules = RULES, /, **headers: bytes) -> Denied | None:
     sent = {"content-type": b"application/json"} | {name.replace("_", "-"): text for name, text in headers.items()}
     data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
     return rules.refusal(Request("POST", "/v1", "", sent, body=data), tier)
@@ -58,7 +59,7 @@ def test_a_body_that_parsers_may_read_differently_is_refused(
     body: object, headers: dict[str, bytes], expected: Reason
 ) -> None:
     """A body that is missing, cut off, compressed, or not one strict JSON object never passes a rule."""
-    assert reason(judged(body, **headers)) is expected  # type: ignore[arg-type] # headers alone
+    assert reason(judged(body, **headers)) is expected
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,10 @@ from genops_extauth.key_lookup import ApiKeys
 from genops_extauth.key_places import Places
 from genops_extauth.limit_compiler import compile_tree
 from genops_extauth.limit_rules import Settings
-from genops_extauth.model import Allowed, Denied, Identity, KeysUnavailable, Peer, Reason, Request, StoreUnavailable
+from genops_extauth.model import Allowed, Denied, Identity, KeysUnavailable, Peer, Request, StoreUnavailable
 from genops_extauth.peer_certificates import Hops, PeerCertificates, Rule
 from genops_extauth.policy import Policy
+from genops_extauth.reasons import Reason
 from genops_extauth.routes import Credential, Route
 from genops_extauth.spiffe import pattern
 from genops_extauth.tokens import Verifier
@@ -106,10 +107,18 @@ async def test_two_credentials_are_refused(accepts: Sequence[Credential]) -> Non
         {"authorization": b"Bearer gxk_0000000000000000_" + b"0" * 49},
         {"x-api-key": KEY.key[:-1] + b"!"},
         {"x-api-key": b""},
+        {"authorization": b"Basic dXNlcjpwYXNz,Bearer " + TOKEN},
+        {"authorization": b",bearer " + TOKEN},
+        {"authorization": b"Bearer\t" + TOKEN},
+        {"authorization": b" Bearer " + TOKEN},
+        {"authorization": b"Bearer\xa0" + TOKEN},
     ],
 )
 async def test_a_bad_credential_ends_the_chain(bad: dict[str, bytes]) -> None:
-    """A credential that is there and bad is refused: neither a certificate after it counts, nor being anonymous."""
+    """A credential that is there and bad is refused: neither a certificate after it counts, nor being anonymous.
+
+    So is one that only the upstream would find.
+    """
     found = await verdict(("jwt", "api_key", "certificate", "anonymous"), bad, MESH)
 
     assert isinstance(found, Denied)

@@ -9,6 +9,7 @@ from genops_extauth.cluster import RedisCluster
 from genops_extauth.cluster_map import SLOTS, place
 from genops_extauth.hits import Hit, Origin, Role
 from genops_extauth.model import StoreUnavailable
+from genops_extauth.redis_habits import habits
 from genops_extauth.redis_store import RedisStore
 from genops_extauth.store_address import target
 from spending import PLENTY, TOKENS, charge, spent, take
@@ -31,7 +32,7 @@ def cluster(shared: Cluster) -> Cluster:
 
 @pytest.fixture
 async def store(cluster: Cluster) -> AsyncIterator[RedisCluster]:
-    store = RedisCluster(target(cluster.url), timeout=PATIENT)
+    store = RedisCluster(target(cluster.url), habits(timeout=PATIENT))
     yield store
     await store.close()
 
@@ -156,7 +157,7 @@ async def test_failover_is_followed(binary: str) -> None:
         first = cluster.nodes[0]
         dying = next(f"d{number}" for number in range(100) if owner(cluster, key_slot(b"{d%d}" % number)) is first)
         living = next(f"l{number}" for number in range(100) if owner(cluster, key_slot(b"{l%d}" % number)) is not first)
-        store = RedisCluster(target(cluster.url), timeout=0.3)
+        store = RedisCluster(target(cluster.url), habits(timeout=0.3))
         await recovered(store)
         await store.transact([charge(dying, 5)])
         assert await asyncio.to_thread(command, first, "WAIT", 1, 10_000) == 1
@@ -178,7 +179,7 @@ async def test_failover_is_followed(binary: str) -> None:
 async def test_cluster_that_is_down_is_told() -> None:
     """Where slots are served by nobody, and the cluster therefore serves none, requests fail and say so."""
     with clustered(VALKEY) as cluster:
-        store = RedisCluster(target(cluster.url), timeout=PATIENT)
+        store = RedisCluster(target(cluster.url), habits(timeout=PATIENT))
         await store.ping()
         last = cluster.nodes[2]
         await asyncio.to_thread(last.stop)
@@ -209,7 +210,7 @@ async def said(store: RedisCluster, tag: str) -> str:
 async def test_one_node_of_many_is_enough_to_know(cluster: Cluster) -> None:
     """Any node that answers tells where the others are, whatever other addresses there are."""
     nodes = f"127.0.0.1:{free_port()},127.0.0.1:{cluster.nodes[1].port}"
-    store = RedisCluster(target(f"redis+cluster://{nodes}"), timeout=PATIENT)
+    store = RedisCluster(target(f"redis+cluster://{nodes}"), habits(timeout=PATIENT))
     await recovered(store)
     for tag in "abcdef":
         assert (await store.transact([take(tag)])).granted
@@ -218,7 +219,7 @@ async def test_one_node_of_many_is_enough_to_know(cluster: Cluster) -> None:
 
 async def test_single_server_is_no_cluster(cluster: Cluster) -> None:
     """A node of a cluster that is addressed as a single server says what to write."""
-    store = RedisStore(target(f"127.0.0.1:{cluster.nodes[0].port}"), timeout=PATIENT)
+    store = RedisStore(target(f"127.0.0.1:{cluster.nodes[0].port}"), habits(timeout=PATIENT))
     kinds = set()
     for tag in "abcdef":
         with contextlib.suppress(StoreUnavailable):

@@ -517,6 +517,16 @@ def test_several_issuers_say_which_tiers_they_grant(folder: Folder) -> None:
     assert folder.load(issuers(first, issuer("j", customer_prefix="j:", tiers=[]))).identity.jwt[1].tiers == ()
 
 
+@pytest.mark.parametrize(("default", "granted"), [("big", ["small"]), ("big", ["small", "medium"])])
+def test_silence_grants_no_more_than_words(folder: Folder, default: str, granted: list[str]) -> None:
+    """An issuer cannot grant a better tier by naming none than by naming one: such a default is refused."""
+    tiers = "tiers: {small: {limit: 1/hour}, medium: {limit: 5/hour}, big: {limit: 9/hour}}\n"
+    text = tiers + f"governance: {{defaults: {{customer_tier: {default}}}}}\n"
+
+    assert "naming none grants big" in folder.problem(text + issuers(issuer(tiers=granted)))
+    assert folder.load(text + issuers(issuer(tiers=[*granted, default]))).default_tier == default
+
+
 def test_an_issuer_stands_once(folder: Folder) -> None:
     """Two entries of one issuer are refused: a token could not say which of them it is for."""
     text = issuers(*(issuer("i", tiers=["free"], customer_prefix=prefix) for prefix in ("a:", "b:")))

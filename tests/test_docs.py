@@ -25,8 +25,9 @@ import minting
 from generated import PACKAGE, REPOSITORY
 from genops_extauth import cli, config, http_face
 from genops_extauth.health import Health
-from genops_extauth.model import Reason, StoreUnavailable
+from genops_extauth.model import StoreUnavailable
 from genops_extauth.ratelimit_files import parse_file
+from genops_extauth.reasons import Reason
 from pages import ALL, OURS, anchor, blocks, links, names, prose, table, transcript
 from sidecar import CHECK, KEY, Sidecar, serving, settings, token
 from stores import VALKEY, eventually, running

@@ -19,6 +19,7 @@ from genops_extauth.bucket import bucket
 from genops_extauth.embedded import EmbeddedValkey, EmbeddedValkeyError
 from genops_extauth.hits import Hit
 from genops_extauth.model import StoreUnavailable
+from genops_extauth.redis_habits import habits
 from genops_extauth.redis_store import RedisStore
 from genops_extauth.store_address import target
 from stores import alive, eventually
@@ -64,7 +65,7 @@ async def test_embedded_store_serves(place: Path) -> None:
     """The embedded Valkey serves a store, and leaves neither process nor file behind."""
     async with EmbeddedValkey() as valkey:
         pid = valkey.pid
-        store = RedisStore(target(valkey.url), timeout=30)
+        store = RedisStore(target(valkey.url), habits(timeout=30))
         assert (await store.transact([Hit(b"a", bucket(1, 60), 1)])).granted
         assert not (await store.transact([Hit(b"a", bucket(1, 60), 1)])).granted
         await store.close()
@@ -109,7 +110,7 @@ async def test_embedded_store_that_is_killed_is_started_again() -> None:
     told: list[str] = []
     async with EmbeddedValkey() as valkey:
         tending = asyncio.create_task(valkey.tend(told.append))
-        before, store = valkey.pid, RedisStore(target(valkey.url), timeout=1.0)
+        before, store = valkey.pid, RedisStore(target(valkey.url), habits(timeout=1.0))
         os.kill(before, signal.SIGKILL)
         while valkey.pid == before or not await _serves(store):  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(0.01)
@@ -186,7 +187,7 @@ async def test_only_dead_folders_of_ours_are_swept(place: Path) -> None:
 
 async def left(valkey: EmbeddedValkey) -> int:
     """The tokens left in a bucket of 10, of which each call takes one."""
-    store = RedisStore(target(valkey.url), timeout=30)
+    store = RedisStore(target(valkey.url), habits(timeout=30))
     try:
         return (await store.transact([Hit(b"a", bucket(10, 10**6), 1)])).levels[0].remaining
     finally:
@@ -209,7 +210,7 @@ async def test_folder_keeps_the_data(place: Path) -> None:
         tending = asyncio.create_task(valkey.tend(lambda _: None))
         before = valkey.pid
         os.kill(before, signal.SIGKILL)
-        store = RedisStore(target(valkey.url), timeout=1.0)
+        store = RedisStore(target(valkey.url), habits(timeout=1.0))
         while valkey.pid == before or not await _serves(store):  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(0.01)
         await store.close()

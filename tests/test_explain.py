@@ -18,7 +18,9 @@ from genops_extauth.check_messages import request_of
 from genops_extauth.decision_checks import checks
 from genops_extauth.explain import explain
 from genops_extauth.hits import Hit
-from genops_extauth.model import Method, Reason, Request
+from genops_extauth.model import Method, Request
+from genops_extauth.reasons import Reason
+from genops_extauth.redis_habits import habits
 from genops_extauth.redis_store import RedisStore
 from genops_extauth.routes import Route
 from genops_extauth.store_address import target
@@ -182,7 +184,7 @@ async def test_a_peek_takes_nothing(tmp_path: Path, server: Server) -> None:
         assert (bucket.key, bucket.level.remaining) == (BUCKET.decode(), 5)
     with server.client() as client:
         assert client.dbsize() == 0
-    store = RedisStore(target(server.url), timeout=5)
+    store = RedisStore(target(server.url), habits(timeout=5))
     await store.transact([Hit(BUCKET, settled.tiers["free"].meter, 5)])
     await store.close()
     with server.client() as client:

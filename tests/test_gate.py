@@ -13,19 +13,12 @@ from genops_extauth.hits import Answer, Book, Hit, Origin
 from genops_extauth.keyset import KeySet, parse_jwks
 from genops_extauth.limit_compiler import compile_tree
 from genops_extauth.limit_rules import Settings
-from genops_extauth.model import (
-    Allowed,
-    Denied,
-    Descriptor,
-    Outcome,
-    Reason,
-    Request,
-    StoreUnavailable,
-)
+from genops_extauth.model import Allowed, Denied, Descriptor, Outcome, Request, StoreUnavailable
 from genops_extauth.paths import pattern
 from genops_extauth.policy import Policy
 from genops_extauth.publickey import ALGORITHMS
 from genops_extauth.quota import Modes
+from genops_extauth.reasons import Reason
 from genops_extauth.routes import Route
 from genops_extauth.tiers import Tiers
 from genops_extauth.tokens import Issuer, Verifier

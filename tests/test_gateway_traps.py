@@ -8,7 +8,7 @@ import yaml
 
 import compiled
 from genops_extauth.notation import duration
-from genops_extauth.policy import RESERVED_PREFIX, SDK_HEADERS
+from genops_extauth.reserved_headers import RESERVED_PREFIX, SDK_HEADERS
 from manifests import DEPLOY, GATEWAYS, SERVICE, VARIANTS, Manifest, build, fields, of_kind, one, read, texts
 
 BUILT = {gateway: build(DEPLOY / gateway) for gateway in GATEWAYS}

@@ -46,12 +46,12 @@ from genops_extauth.model import (
     Limited,
     Outcome,
     Override,
-    Reason,
     Request,
     StoreUnavailable,
     Telling,
 )
 from genops_extauth.policy import Policy
+from genops_extauth.reasons import Reason
 from genops_extauth.refusal_table import DENIALS
 from genops_extauth.server import GrpcServer, Transport
 from genops_extauth.tiers import Tiers
@@ -105,13 +105,32 @@ def test_names_are_compared_in_lower_case() -> None:
     [
         check_request({":path": "/other"}),
         check_request({":method": "GET"}),
+        check_request({":authority": "other.test"}),
+        check_request(raw=[(":authority", b"api.test"), (":authority", b"other.test")]),
         check_request({"authorization": "a"}, raw=[("authorization", b"b")]),
     ],
-    ids=["path", "method", "encodings"],
+    ids=["path", "method", "authority", "two authorities", "encodings"],
 )
 def test_a_contradiction_is_noticed(body: bytes) -> None:
     """A pseudo-header beside another attribute, and two encodings that differ, make the request inconsistent."""
     assert not read(body).consistent
+
+
+@pytest.mark.parametrize(("raw_value", "consistent"), [(b"a", True), (b"", True), (b"b", False)])
+def test_a_header_has_one_value(raw_value: bytes, *, consistent: bool) -> None:
+    """A header whose text and bytes differ makes the request inconsistent."""
+    http = AttributeContextHttpRequest(method="GET", path="/", host="api.test")
+    http.header_map = HeaderMap(headers=[HeaderValue(key="authorization", value="a", raw_value=raw_value)])
+    request = read(bytes(CheckRequest(attributes=AttributeContext(request=AttributeContextRequest(http=http)))))
+
+    assert request.consistent is consistent
+
+
+def test_an_empty_encoding_says_nothing() -> None:
+    """Where the raw encoding is there and holds nothing, the other one counts."""
+    request = read(check_request({"authorization": "a"}, raw=[]))
+
+    assert (request.headers.get("authorization"), request.consistent) == (b"a", True)
 
 
 @pytest.mark.parametrize("body", [b"", b"\xff", bytes(CheckRequest(attributes=AttributeContext()))])

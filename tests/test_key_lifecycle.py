@@ -17,7 +17,8 @@ from genops_extauth.key_lifecycle import (
     revoked,
     state,
 )
-from genops_extauth.model import Denied, Reason
+from genops_extauth.model import Denied
+from genops_extauth.reasons import Reason
 
 NOW = 1_000_000
 FIRST, SECOND, THIRD = (Secret(bytes((number,)) * 32, NOW) for number in (1, 2, 3))

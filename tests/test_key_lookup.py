@@ -14,7 +14,8 @@ from genops_extauth.key_places import Places
 from genops_extauth.key_records import RecordError
 from genops_extauth.key_store import KeyStore
 from genops_extauth.key_usage import Usage
-from genops_extauth.model import Denied, Identity, Peer, Reason, Request, StoreUnavailable
+from genops_extauth.model import Denied, Identity, Peer, Request, StoreUnavailable
+from genops_extauth.reasons import Reason
 from genops_extauth.store_address import target
 from genops_extauth.store_client import open_client
 from memory_store import Clock

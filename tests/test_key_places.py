@@ -1,7 +1,8 @@
 import pytest
 
 from genops_extauth.key_places import Places
-from genops_extauth.model import Denied, Reason, Request
+from genops_extauth.model import Denied, Request
+from genops_extauth.reasons import Reason
 
 KEY = b"gxk_0123456789abcdef_secret"
 OTHER = b"gxk_abcdef0123456789_secret"

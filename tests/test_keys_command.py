@@ -467,8 +467,8 @@ STEPS = [
 ]
 """Before and after each step of a rotation: it is begun, the key is delivered, it is completed."""
 
-SYNCS = [("fsync", number, before) for number in range(1, 7) for before in (True, False)]
-"""Before and after each moment at which a file or its name becomes lasting; two a file."""
+SYNCS = [("fsync", number, True) for number in range(1, 7)]
+"""Before each moment at which a file or its name becomes lasting; there are two a file."""
 
 
 def killed(place: Path, moment: tuple[str, int, bool], *arguments: str) -> None:

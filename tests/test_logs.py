@@ -40,6 +40,8 @@ def logged(tmp_path: Path) -> Iterator[Logged]:
     [
         (f"got {TOKEN}.", "got [redacted]"),
         (f"/callback/{TOKEN}/x", "/callback/[redacted]/x"),
+        (f"/v1/gxk_{'a1' * 8}_{'Zz9' * 16}x/y", "/v1/[redacted]/y"),
+        ("gxk_a1a1a1a1a1a1a1a1 was rotated", "gxk_a1a1a1a1a1a1a1a1 was rotated"),
         ("Authorization: Bearer abc.def/ghi+=", "Authorization: Bearer [redacted]"),
         ("authorization: basic dXNlcjpwYXNz, next", "authorization: basic [redacted], next"),
         ("redis://user:p@ss@host:6379/0", "redis://user:[redacted]@host:6379/0"),

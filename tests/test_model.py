@@ -2,8 +2,9 @@
 
 import pytest
 
-from genops_extauth.model import Allowed, Denied, Limited, Reason
+from genops_extauth.model import Allowed, Denied, Limited
 from genops_extauth.policy import Policy
+from genops_extauth.reasons import Reason
 from genops_extauth.refusal_table import DENIALS
 
 

@@ -100,23 +100,6 @@ def test_what_is_no_share(text: str) -> None:
         notation.share(text)
 
 
-@pytest.mark.parametrize("path", ["/", "/healthz", "/a/b.c/~d", "/a:b@c", "/.well-known/x", "/a/..b", "/x/"])
-def test_exact_paths(path: str) -> None:
-    """A canonical path is returned as it is."""
-    assert notation.exact_path(path) == path
-
-
-@pytest.mark.parametrize(
-    "path",
-    ["", "healthz", "/a?b", "/a#b", "/%2e", "/a;b", "/a\\b", "/a b", "/ä",
-     "//a", "/a//b", "/a/../b", "/.", "/a/.", "/a\n"],
-)  # fmt: skip
-def test_what_is_no_exact_path(path: str) -> None:
-    """A path that another component could read differently is refused."""
-    with pytest.raises(ValueError, match=r"must start with /|without query|only exact paths|not canonical"):
-        notation.exact_path(path)
-
-
 READERS = (
     notation.duration,
     notation.count,
@@ -125,7 +108,6 @@ READERS = (
     notation.listen_address,
     notation.tcp_address,
     notation.share,
-    notation.exact_path,
 )
 
 

@@ -11,8 +11,9 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genops_extauth.model import Denied, Identity, Peer, Reason, Request
+from genops_extauth.model import Denied, Identity, Peer, Request
 from genops_extauth.peer_certificates import DnsPattern, Hops, PeerCertificates, Rule
+from genops_extauth.reasons import Reason
 from genops_extauth.spiffe import pattern
 from workloads import NOW, Workload, workload
 

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from generated import modules
 from genops_extauth.body_rules import BodyRules, models
-from genops_extauth.model import Allowed, Denied, Identity, Reason, Request
+from genops_extauth.model import Allowed, Denied, Identity, Request
 from genops_extauth.paths import pattern
 from genops_extauth.policy import Policy
+from genops_extauth.reasons import Reason
 from genops_extauth.reserved_headers import ATTRIBUTES, RESERVED, look
 from genops_extauth.routes import Requirements, Route
 

@@ -11,6 +11,7 @@ import uvloop
 from certificates import Authority, Pair
 from genops_extauth.hits import NOTHING_ASKED
 from genops_extauth.model import StoreUnavailable
+from genops_extauth.redis_habits import habits
 from genops_extauth.redis_link import Call, Link, connected
 from genops_extauth.redis_store import RedisStore
 from genops_extauth.store_address import Tls, target
@@ -37,7 +38,7 @@ class Secured:
 
     async def said(self, tls: Tls, host: str = "localhost") -> str:
         """What becomes of a ping."""
-        store = RedisStore(target(f"rediss://{host}:{self.port}", tls=tls), timeout=PATIENT)
+        store = RedisStore(target(f"rediss://{host}:{self.port}", tls=tls), habits(timeout=PATIENT))
         try:
             await store.ping()
         except StoreUnavailable as error:
@@ -106,7 +107,7 @@ async def test_rotated_files_are_those_of_the_next_connection(secured: Secured) 
     file = secured.folder / "rotating.pem"
     file.write_bytes(Authority(secured.folder, "old").file.read_bytes())
     store = RedisStore(
-        target(f"rediss://localhost:{secured.port}", tls=secured.tls(ca_file=str(file))), timeout=PATIENT
+        target(f"rediss://localhost:{secured.port}", tls=secured.tls(ca_file=str(file))), habits(timeout=PATIENT)
     )
     with pytest.raises(StoreUnavailable, match=r"^tls: "):
         await store.ping()
@@ -117,7 +118,7 @@ async def test_rotated_files_are_those_of_the_next_connection(secured: Secured) 
 
 async def test_plain_connection_to_tls_is_told(secured: Secured) -> None:
     """Without TLS in the URL nothing sensible comes back, and that is an outage."""
-    store = RedisStore(target(f"redis://localhost:{secured.port}"), timeout=PATIENT)
+    store = RedisStore(target(f"redis://localhost:{secured.port}"), habits(timeout=PATIENT))
     with pytest.raises(StoreUnavailable, match=r"^(unreachable|protocol): "):
         await store.ping()
     await store.close()

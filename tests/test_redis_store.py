@@ -9,6 +9,7 @@ from genops_extauth.bucket import Bucket, bucket
 from genops_extauth.hits import Answer, Hit, Level
 from genops_extauth.model import StoreUnavailable
 from genops_extauth.redis_faults import FAULTS
+from genops_extauth.redis_habits import habits
 from genops_extauth.redis_queue import BATCH
 from genops_extauth.redis_store import LONGEST, RedisStore
 from genops_extauth.store_address import target
@@ -48,7 +49,7 @@ def server(shared: Server) -> Server:
 
 @pytest.fixture
 async def store(server: Server) -> AsyncIterator[RedisStore]:
-    store = RedisStore(target(server.url), timeout=PATIENT)
+    store = RedisStore(target(server.url), habits(timeout=PATIENT))
     yield store
     await store.close()
 
@@ -113,7 +114,7 @@ async def test_two_limits_of_a_key_are_judged_apart(server: Server) -> None:
     """Requests of one moment that meet two limits of a key are judged each by its own: what was spent is shared."""
     hundred = bucket(100, 36_000)
     asked = [hit("a", 6), hit("a", 6, hundred), hit("a", 35, hundred), hit("a", 5)]
-    store = RedisStore(target(server.url), timeout=PATIENT, in_flight=1)  # over one connection in order
+    store = RedisStore(target(server.url), habits(timeout=PATIENT, in_flight=1))  # over one connection in order
     answers = await asyncio.gather(*(store.transact([each]) for each in asked))
     assert [answer.granted for answer in answers] == [True, True, False, False]
     assert [answer.levels[0].remaining for answer in answers] == [4, 34, 34, 3]
@@ -124,7 +125,7 @@ async def test_two_limits_of_a_key_are_judged_apart(server: Server) -> None:
 
 async def test_replicas_share_the_buckets(store: RedisStore, server: Server) -> None:
     """Two stores on one server share its buckets, exactly."""
-    other = RedisStore(target(server.url), timeout=PATIENT)
+    other = RedisStore(target(server.url), habits(timeout=PATIENT))
     answers = await asyncio.gather(*(each.transact([hit("a")]) for each in (store, other) for _ in range(10)))
     assert sum(answer.granted for answer in answers) == 10
     await other.close()
@@ -159,7 +160,7 @@ async def test_cancelled_request_is_never_half_done(store: RedisStore, ticks: in
 
 async def test_request_cancelled_in_the_queue_is_skipped(valkey: Server) -> None:
     """A request cancelled before its batch is sent is not counted; one that was sent is, and its answer is dropped."""
-    store = RedisStore(target(valkey.url), timeout=PATIENT, in_flight=1)
+    store = RedisStore(target(valkey.url), habits(timeout=PATIENT, in_flight=1))
     await store.ping()
     valkey.freeze()
     sent = asyncio.ensure_future(store.transact([hit("sent")]))
@@ -178,7 +179,7 @@ async def test_request_cancelled_in_the_queue_is_skipped(valkey: Server) -> None
 async def test_hanging_server_is_answered_for_in_time(valkey: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """When all scripts in flight hang, each caller is told so in time, and the server serves again once it can."""
     monkeypatch.setattr(redis_queue, "BATCH", 1)
-    store = RedisStore(target(valkey.url), timeout=0.2, in_flight=2)
+    store = RedisStore(target(valkey.url), habits(timeout=0.2, in_flight=2))
     await store.ping()
     valkey.freeze()
     thousand = bucket(1_000, 36_000_000)
@@ -203,7 +204,7 @@ async def test_hanging_server_is_answered_for_in_time(valkey: Server, monkeypatc
 async def test_queue_is_bounded(valkey: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the queue full, the next request is refused at once; those in it are served."""
     monkeypatch.setattr(redis_node, "WAITING", 5)
-    store = RedisStore(target(valkey.url), timeout=PATIENT, in_flight=1)
+    store = RedisStore(target(valkey.url), habits(timeout=PATIENT, in_flight=1))
     await store.ping()
     valkey.freeze()
     first = asyncio.ensure_future(store.ping())
@@ -234,7 +235,7 @@ async def test_idle_connection_that_broke_costs_no_request(server: Server, store
 async def test_reset_connections_cost_one_batch(valkey: Server) -> None:
     """When all idle connections were reset, which is no end of file, one batch fails and the others connect anew."""
     async with before(valkey.path) as proxy:
-        store = RedisStore(target(proxy.url), timeout=PATIENT, in_flight=3)
+        store = RedisStore(target(proxy.url), habits(timeout=PATIENT, in_flight=3))
 
         async def on_all_connections() -> list[Answer]:
             return await asyncio.gather(*(store.transact([hit(f"k{number}")]) for number in range(3 * BATCH)))
@@ -253,7 +254,7 @@ async def test_reset_connections_cost_one_batch(valkey: Server) -> None:
 
 async def test_restart_under_traffic_recovers(valkey: Server) -> None:
     """A store that is stopped and started under traffic fails requests meanwhile, and none once it is back."""
-    store = RedisStore(target(valkey.url), timeout=1.0)
+    store = RedisStore(target(valkey.url), habits(timeout=1.0))
     plenty = bucket(10**6, 36_000)
     stopping = asyncio.Event()
     outcomes: list[str] = []
@@ -291,7 +292,7 @@ async def test_failed_script_fails_its_requests_only(server: Server) -> None:
     assert all(command.lstrip("+") in str(FAULTS) for command in NEEDED)
     with server.client() as client:
         client.acl_setuser("part", enabled=True, reset=True, passwords=["+secret"], keys=["ours*"], commands=NEEDED)
-    store = RedisStore(target(f"unix://part:secret@{server.path}"), timeout=PATIENT)
+    store = RedisStore(target(f"unix://part:secret@{server.path}"), habits(timeout=PATIENT))
     bad = await asyncio.gather(store.transact([hit("ours")]), store.transact([hit("theirs")]), return_exceptions=True)
     good = await asyncio.gather(store.transact([hit("ours1")]), store.transact([hit("ours2")]))
     assert [str(error).partition(":")[0] for error in bad] == ["refused", "refused"]
@@ -303,7 +304,7 @@ async def test_failed_script_fails_its_requests_only(server: Server) -> None:
 
 async def test_close_answers_what_waits(server: Server) -> None:
     """Closing serves the requests in the queue first; later ones are refused."""
-    store = RedisStore(target(server.url), timeout=PATIENT, in_flight=1)
+    store = RedisStore(target(server.url), habits(timeout=PATIENT, in_flight=1))
     waiting = [asyncio.ensure_future(store.transact([hit(f"k{n}")])) for n in range(3 * BATCH)]
     await until(lambda: store.statistics().waiting >= BATCH)
     await store.close()
@@ -314,7 +315,7 @@ async def test_close_answers_what_waits(server: Server) -> None:
 
 async def test_close_does_not_wait_for_a_hanging_server(valkey: Server) -> None:
     """Closing while the server hangs ends with the timeout of what waits."""
-    store = RedisStore(target(valkey.url), timeout=0.2, in_flight=1)
+    store = RedisStore(target(valkey.url), habits(timeout=0.2, in_flight=1))
     await store.ping()
     valkey.freeze()
     waiting = [asyncio.ensure_future(store.transact([hit("a")])) for _ in range(2 * BATCH)]
@@ -327,7 +328,7 @@ async def test_close_does_not_wait_for_a_hanging_server(valkey: Server) -> None:
 async def test_absent_server_is_said_to_be_unreachable(tmp_path: str) -> None:
     """A server that is not there is unreachable, at once, by socket and by port."""
     for url in (f"unix://{tmp_path}/none", f"127.0.0.1:{free_port()}"):
-        store = RedisStore(target(url), timeout=PATIENT)
+        store = RedisStore(target(url), habits(timeout=PATIENT))
         with pytest.raises(StoreUnavailable, match=r"^unreachable: .*check the address"):
             await store.ping()
         await store.close()
@@ -347,7 +348,7 @@ async def test_server_that_is_no_redis_is_told_apart(said: bytes) -> None:
         gone.set()
 
     other = await asyncio.start_server(answer, "127.0.0.1", 0)
-    store = RedisStore(target(f"127.0.0.1:{other.sockets[0].getsockname()[1]}"), timeout=PATIENT)
+    store = RedisStore(target(f"127.0.0.1:{other.sockets[0].getsockname()[1]}"), habits(timeout=PATIENT))
     with pytest.raises(StoreUnavailable, match=r"^protocol: .*no Redis"):
         await store.transact([hit("a")])
     await store.close()
@@ -365,13 +366,13 @@ async def test_password_beside_the_url_is_used_and_never_shown() -> None:
             (f"redis://:nothunter@127.0.0.1:{port}/3", "hunter2:/@"),
             (f"redis://default:hunter2%3A%2F%40@127.0.0.1:{port}", None),
         ):
-            store = RedisStore(target(url, password=password), timeout=PATIENT)
+            store = RedisStore(target(url, password=password), habits(timeout=PATIENT))
             await store.transact([hit("a")])
             assert "hunter" not in repr(store) + repr(vars(store)) + repr(vars(store._node))
             await store.close()
         with server.client(password="hunter2:/@", db=3) as client:
             assert client.dbsize() == 1
-        store = RedisStore(target(f"redis://:hunter3@127.0.0.1:{port}"), timeout=PATIENT)
+        store = RedisStore(target(f"redis://:hunter3@127.0.0.1:{port}"), habits(timeout=PATIENT))
         with pytest.raises(StoreUnavailable) as raised:
             await store.ping()
         assert "hunter" not in repr(raised.value) + repr(raised.value.__cause__)

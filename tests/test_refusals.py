@@ -7,7 +7,8 @@ from urllib.parse import unquote
 
 import pytest
 
-from genops_extauth.model import Form, Reason
+from genops_extauth.model import Form
+from genops_extauth.reasons import Reason
 from genops_extauth.refusal_table import DENIALS
 from genops_extauth.refusals import refusal
 

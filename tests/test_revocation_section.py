@@ -41,6 +41,8 @@ def test_by_default_the_store_counts() -> None:
         ({"token_ids": ["a", {"value": "a"}]}, "twice"),
         ({"token_ids": [{"issuer": ISSUER}]}, "Field required"),
         ({"api_keys": ["k", "k"]}, "twice"),
+        ({"api_keys": ["gxk_0123456789abcdef_secret"]}, "this is an API key, not its id"),
+        ({"token_ids": [{"issuer": ISSUER, "value": "eyJhbGciOiJub25lIn0.e30.c2ln"}]}, "this is a token, not its id"),
         ({"max_wait": "25h"}, "from 0s to 24h"),
     ],
 )

@@ -7,8 +7,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from genops_extauth.body_rules import Models
 from genops_extauth.fields import CheckError
-from genops_extauth.model import Reason
 from genops_extauth.paths import ANY, pattern
+from genops_extauth.reasons import Reason
 from genops_extauth.route_sections import Route, Routes, conflicts
 from genops_extauth.routes import Requirements
 

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from genops_extauth.hosts import host_of
-from genops_extauth.model import Reason, Request
+from genops_extauth.model import Request
 from genops_extauth.paths import decoded, is_plain, pattern
+from genops_extauth.reasons import Reason
 from genops_extauth.routes import Credential, Route, Routes
 
 ACCEPTED: tuple[Credential, ...] = ("jwt", "api_key")

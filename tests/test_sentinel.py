@@ -6,6 +6,7 @@ import pytest
 import redis
 
 from genops_extauth.model import StoreUnavailable
+from genops_extauth.redis_habits import habits
 from genops_extauth.redis_store import RedisStore
 from genops_extauth.store_address import target
 from proxy import before
@@ -26,7 +27,7 @@ async def test_failover_under_load_loses_no_more_than_itself(several: Watched) -
     What was answered before the failover began, and had reached the replica, is there; every charge since is made once.
     """
     told: list[str] = []
-    store = RedisStore(target(several.url), timeout=0.3, tell=told.append)
+    store = RedisStore(target(several.url), habits(timeout=0.3, tell=told.append))
     stopping = asyncio.Event()
     granted = charged = 0
 
@@ -67,7 +68,7 @@ async def test_failover_under_load_loses_no_more_than_itself(several: Watched) -
 async def test_failover_on_command_is_followed(several: Watched) -> None:
     """A primary that is made a replica on purpose costs some requests at most; nobody writes to it any more."""
     told: list[str] = []
-    store = RedisStore(target(several.url), timeout=PATIENT, tell=told.append)
+    store = RedisStore(target(several.url), habits(timeout=PATIENT, tell=told.append))
     await recovered(store)
     old = several.primary()
     port = several.sentinels[0]
@@ -90,7 +91,7 @@ async def test_primary_that_only_the_sentinels_left_is_left() -> None:
         old = several.primary()
         other = next(server for server in several.servers if server is not old)
         told: list[str] = []
-        store = RedisStore(target(several.url), timeout=PATIENT, tell=told.append)
+        store = RedisStore(target(several.url), habits(timeout=PATIENT, tell=told.append))
         await recovered(store)
         sentinels = store._sentinels
         assert sentinels is not None
@@ -114,11 +115,11 @@ def command_sentinel(port: int, *words: str | int) -> None:
 async def test_passwords_of_sentinels_and_servers_differ() -> None:
     """The sentinels have their own password, and a wrong one is told."""
     with watched(VALKEY, password="inner", sentinel_password="outer") as several:
-        good = RedisStore(target(several.url, password="inner", sentinel_password="outer"), timeout=PATIENT)
+        good = RedisStore(target(several.url, password="inner", sentinel_password="outer"), habits(timeout=PATIENT))
         await good.ping()
         await good.close()
         for bad in (target(several.url, password="inner"), target(several.url, sentinel_password="outer")):
-            store = RedisStore(bad, timeout=PATIENT)
+            store = RedisStore(bad, habits(timeout=PATIENT))
             with pytest.raises(StoreUnavailable, match=r"^refused: .*check the user and password"):
                 await store.ping()
             await store.close()
@@ -131,12 +132,14 @@ async def test_sentinels_are_asked_in_turn() -> None:
             mute.answering.clear()
             ports = [free_port(), int(mute.url.rpartition(":")[2]), several.sentinels[1]]
             url = f"redis+sentinel://{','.join(f'127.0.0.1:{port}' for port in ports)}/{MASTER}"
-            store = RedisStore(target(url), timeout=PATIENT)
+            store = RedisStore(target(url), habits(timeout=PATIENT))
             await store.ping()
             assert store._sentinels is not None
             assert store._sentinels._hosts[0].port == several.sentinels[1]
             await store.close()
-        unknown = RedisStore(target(f"redis+sentinel://127.0.0.1:{several.sentinels[0]}/other"), timeout=PATIENT)
+        unknown = RedisStore(
+            target(f"redis+sentinel://127.0.0.1:{several.sentinels[0]}/other"), habits(timeout=PATIENT)
+        )
         with pytest.raises(StoreUnavailable, match=r"^unreachable: .*no sentinel knows a primary named other"):
             await unknown.ping()
         await unknown.close()

@@ -9,6 +9,7 @@ import pytest
 from genops_extauth.hits import Origin, Role
 from genops_extauth.journal import Owed
 from genops_extauth.model import StoreUnavailable
+from genops_extauth.redis_habits import habits
 from genops_extauth.redis_store import RedisStore
 from genops_extauth.store_address import target
 from proxy import Proxy, before
@@ -29,14 +30,14 @@ async def settled(store: RedisStore) -> None:
 
 async def test_charge_whose_answer_was_lost_is_made_once(proxy: Proxy, valkey: Server) -> None:
     """A charge that the server made, and whose answer never came, is sent again, and not made again."""
-    store = RedisStore(target(proxy.url), timeout=0.2)
+    store = RedisStore(target(proxy.url), habits(timeout=0.2))
     await recovered(store)
     proxy.answering.clear()
     answer = await store.transact([charge("a", 5)], 0.02)
     assert answer.granted
     assert answer.origin is Origin.ALLOWANCE
     assert store.owed() == Owed(keys=1, charges=5)
-    other = RedisStore(target(valkey.url), timeout=PATIENT)
+    other = RedisStore(target(valkey.url), habits(timeout=PATIENT))
     while await spent(other, "a") != 5:  # noqa: ASYNC110 - there is no event to wait for
         await asyncio.sleep(0.005)
     sent = proxy.asked
@@ -51,7 +52,7 @@ async def test_charge_whose_answer_was_lost_is_made_once(proxy: Proxy, valkey: S
 
 async def test_charge_that_was_never_sent_is_made_later(proxy: Proxy) -> None:
     """Charges of an outage are added up by key, and made when it ends."""
-    store = RedisStore(target(proxy.url), timeout=PATIENT)
+    store = RedisStore(target(proxy.url), habits(timeout=PATIENT))
     await store.transact([charge("a", 100)])
     await proxy.refuse()
     while store.usable:
@@ -69,7 +70,7 @@ async def test_charge_that_was_never_sent_is_made_later(proxy: Proxy) -> None:
 @pytest.mark.parametrize("ticks", range(1, 30, 3))
 async def test_charge_whose_caller_went_away_is_made(server: Server, ticks: int) -> None:
     """Cancelled at any point, a charge is made once; what else its group asked for may be skipped."""
-    store = RedisStore(target(server.url), timeout=PATIENT)
+    store = RedisStore(target(server.url), habits(timeout=PATIENT))
     leaving = asyncio.ensure_future(store.transact([charge("a", 5), take("b")]))
     for _ in range(ticks):
         await asyncio.sleep(0)
@@ -83,7 +84,7 @@ async def test_charge_whose_caller_went_away_is_made(server: Server, ticks: int)
 
 async def test_charge_is_made_although_its_group_fails(proxy: Proxy) -> None:
     """Where a group that takes and charges fails, the caller is told, and its charges are made nevertheless."""
-    store = RedisStore(target(proxy.url), timeout=0.2)
+    store = RedisStore(target(proxy.url), habits(timeout=0.2))
     await recovered(store)
     await proxy.refuse()
     with pytest.raises(StoreUnavailable):
@@ -97,7 +98,7 @@ async def test_charge_is_made_although_its_group_fails(proxy: Proxy) -> None:
 
 async def test_look_at_a_charge_owes_nothing(proxy: Proxy) -> None:
     """A charge or refund that only looks is not made later."""
-    store = RedisStore(target(proxy.url), timeout=0.2)
+    store = RedisStore(target(proxy.url), habits(timeout=0.2))
     await recovered(store)
     await proxy.refuse()
     await store.transact([charge("a")._replace(look=True)])
@@ -108,7 +109,7 @@ async def test_look_at_a_charge_owes_nothing(proxy: Proxy) -> None:
 async def test_too_many_charges_are_dropped_loudly(proxy: Proxy) -> None:
     """What a full journal cannot keep fails, is counted, and is told once; keys that it knows go on."""
     told: list[str] = []
-    store = RedisStore(target(proxy.url), timeout=PATIENT, tell=told.append)
+    store = RedisStore(target(proxy.url), habits(timeout=PATIENT, tell=told.append))
     store._node._debts.journal.largest = 3
     await proxy.refuse()
     while store.usable:
@@ -128,7 +129,7 @@ async def test_too_many_charges_are_dropped_loudly(proxy: Proxy) -> None:
 async def test_close_settles_within_its_grace(proxy: Proxy) -> None:
     """Closing waits for the server as long as it may, and then tells what could not be charged."""
     for returns in (True, False):
-        store = RedisStore(target(proxy.url), timeout=0.5)
+        store = RedisStore(target(proxy.url), habits(timeout=0.5))
         await proxy.refuse()
         await store.transact([charge("a", 5)])
         closing = asyncio.ensure_future(store.close(grace=PATIENT if returns else 0.2))
@@ -140,7 +141,7 @@ async def test_close_settles_within_its_grace(proxy: Proxy) -> None:
         assert store.statistics().dropped == Owed(keys=1, charges=1)
         await proxy.refuse()
         await proxy.listen()
-    store = RedisStore(target(proxy.url), timeout=PATIENT)
+    store = RedisStore(target(proxy.url), habits(timeout=PATIENT))
     assert await spent(store, "a") == 5
     await store.close()
 
@@ -169,7 +170,7 @@ async def trouble(proxy: Proxy, chance: random.Random) -> None:
 async def test_charges_are_exact_over_a_broken_network(proxy: Proxy, valkey: Server, seed: int) -> None:
     """However often the network breaks, what was charged and refunded is what the server counts, to the token."""
     chance = random.Random(seed)
-    store = RedisStore(target(proxy.url), timeout=0.05)
+    store = RedisStore(target(proxy.url), habits(timeout=0.05))
     due = {"a": 1_000, "b": 1_000}
     for key, cost in due.items():  # so that refunds do not meet the full bucket
         await store.transact([charge(key, cost)])
@@ -194,7 +195,7 @@ async def test_charges_are_exact_over_a_broken_network(proxy: Proxy, valkey: Ser
     await asyncio.gather(*running)
     await settled(store)
     await store.close()
-    direct = RedisStore(target(valkey.url), timeout=PATIENT)
+    direct = RedisStore(target(valkey.url), habits(timeout=PATIENT))
     assert {key: await spent(direct, key) for key in due} == due
     await direct.close()
 
@@ -202,7 +203,7 @@ async def test_charges_are_exact_over_a_broken_network(proxy: Proxy, valkey: Ser
 async def test_charges_are_exact_over_kills_of_a_server_that_saves() -> None:
     """A server that saves before it answers may be killed: every charge is made once."""
     with running(VALKEY, "--appendonly", "yes", "--appendfsync", "always") as server:
-        store = RedisStore(target(server.url), timeout=0.2)
+        store = RedisStore(target(server.url), habits(timeout=0.2))
         due, stopping = 0, asyncio.Event()
 
         async def traffic() -> None:
@@ -227,7 +228,7 @@ async def test_charges_are_exact_over_kills_of_a_server_that_saves() -> None:
 
 async def test_marks_are_few(server: Server) -> None:
     """Marks of charges fill no memory: one for each connection that charges, however often it does."""
-    store = RedisStore(target(server.url), timeout=PATIENT, in_flight=4)
+    store = RedisStore(target(server.url), habits(timeout=PATIENT, in_flight=4))
     for _ in range(50):
         await asyncio.gather(*(store.transact([charge("a")]) for _ in range(4)))
     with server.client() as client:

@@ -9,6 +9,7 @@ from genops_extauth.cluster import RedisCluster
 from genops_extauth.hits import Hit, Role
 from genops_extauth.journal import Owed
 from genops_extauth.model import StoreUnavailable
+from genops_extauth.redis_habits import habits
 from genops_extauth.redis_store import RedisStore
 from genops_extauth.store_address import target
 from genops_extauth.store_choice import PerSecondStore, store_at
@@ -29,7 +30,7 @@ def servers() -> Iterator[tuple[Server, Server]]:
 
 @pytest.fixture
 async def both(servers: tuple[Server, Server]) -> AsyncIterator[PerSecondStore]:
-    one, two = (store_at(target(server.url), timeout=PATIENT) for server in servers)
+    one, two = (store_at(target(server.url), habits(timeout=PATIENT)) for server in servers)
     store = PerSecondStore(one, two)
     yield store
     await store.close()
@@ -47,7 +48,7 @@ async def test_address_says_which_store() -> None:
         ("redis+sentinel://a/m", RedisStore),
         ("redis://a", RedisStore),
     ):
-        store = store_at(target(url))
+        store = store_at(target(url), habits())
         assert type(store) is kind
         assert store.address == target(url).address
         await store.close()

@@ -11,6 +11,7 @@ import redis
 
 from genops_extauth.hits import Origin
 from genops_extauth.model import StoreUnavailable
+from genops_extauth.redis_habits import habits
 from genops_extauth.redis_store import RedisStore
 from genops_extauth.store_address import target
 from proxy import Proxy, before
@@ -20,7 +21,7 @@ from stores import PATIENT, VALKEY, Server, eventually, recovered, running, unti
 
 @contextlib.asynccontextmanager
 async def asking(url: str, late: float = PATIENT) -> AsyncIterator[RedisStore]:
-    store = RedisStore(target(url), timeout=late)
+    store = RedisStore(target(url), habits(timeout=late))
     try:
         yield store
     finally:
@@ -289,7 +290,7 @@ async def test_caller_is_answered_by_his_own_deadline(valkey: Server) -> None:
 async def test_transitions_are_told(valkey: Server) -> None:
     """Operators hear once that a store is not asked any more, and why, and once that it answers again."""
     told: list[str] = []
-    store = RedisStore(target(valkey.url), tell=told.append, timeout=PATIENT)
+    store = RedisStore(target(valkey.url), habits(tell=told.append, timeout=PATIENT))
     await store.ping()
     await asyncio.to_thread(valkey.stop)
     while store.usable:

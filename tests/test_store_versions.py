@@ -13,6 +13,7 @@ from bucket_script import Script
 from buckets import NOW, VECTORS, Wanted, as_hits, groups, meters, moves, told, vector_hits
 from genops_extauth.hits import Book, Meter
 from genops_extauth.model import StoreUnavailable
+from genops_extauth.redis_habits import habits
 from genops_extauth.redis_store import RedisStore
 from genops_extauth.store_address import target
 from spending import charge, spent, take
@@ -78,7 +79,7 @@ async def test_faults_are_known_and_end(
     client: redis.Redis, server: Server, bad: tuple[str, ...], good: tuple[str, ...], kind: str
 ) -> None:
     """A server that takes no writes is known to, and what it was to be charged meanwhile is charged once it does."""
-    store = RedisStore(target(server.url), timeout=PATIENT)
+    store = RedisStore(target(server.url), habits(timeout=PATIENT))
     await store.ping()
     client.execute_command(*bad)  # type: ignore[no-untyped-call] # redis-py leaves it bare
     for _ in range(3):
@@ -95,7 +96,7 @@ async def test_faults_are_known_and_end(
 
 async def test_forgotten_script_is_loaded_again(client: redis.Redis, server: Server) -> None:
     """A server that forgot the script is sent it again, and each request counts once."""
-    store = RedisStore(target(server.url), timeout=PATIENT)
+    store = RedisStore(target(server.url), habits(timeout=PATIENT))
     for _ in range(3):
         client.script_flush()
         answers = await asyncio.gather(*(store.transact([take("a")]) for _ in range(5)))

@@ -18,11 +18,11 @@ from genops_extauth.model import (
     Identity,
     Limited,
     Outcome,
-    Reason,
     Request,
     StoreUnavailable,
 )
 from genops_extauth.quota import Counted
+from genops_extauth.reasons import Reason
 from observed import ISSUER, Sidecar
 
 TOKEN = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJhbGljZSJ9.c2lnbmF0dXJl"

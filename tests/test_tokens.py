@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from genops_extauth.keyset import KeySet, parse_jwks
-from genops_extauth.model import Denied, Identity, KeysUnavailable, Reason
+from genops_extauth.model import Denied, Identity, KeysUnavailable
 from genops_extauth.publickey import Key
+from genops_extauth.reasons import Reason
 from genops_extauth.tokens import UnknownKey, Verifier
 from minting import (
     ALGORITHMS,

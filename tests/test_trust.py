@@ -7,8 +7,9 @@ import pytest
 
 from genops_extauth.claim_rules import contains, matches, one_of
 from genops_extauth.keyset import StaticKeys, parse_jwks
-from genops_extauth.model import Denied, Identity, Reason
+from genops_extauth.model import Denied, Identity
 from genops_extauth.publickey import ALGORITHMS
+from genops_extauth.reasons import Reason
 from genops_extauth.tokens import Verifier
 from minting import ISSUER, NOW, KeyPair, Shared, base64url, claims, ed_pair, jwks, token, trusted
 from token_recipes import PUBLIC_FORMS, pair

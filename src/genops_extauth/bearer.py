@@ -4,7 +4,8 @@ import asyncio
 import re
 from collections.abc import Awaitable, Callable, Mapping
 
-from genops_extauth.model import Denied, Identity, KeysUnavailable, Reason, Request
+from genops_extauth.model import Denied, Identity, KeysUnavailable, Request
+from genops_extauth.reasons import Reason
 from genops_extauth.tokens import UnknownKey, Verifier
 
 # Envoy's clients hang up at their deadline; the answer must be on the wire before it.

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
-from genops_extauth.model import Denied, Reason, Request
+from genops_extauth.model import Denied, Request
+from genops_extauth.reasons import Reason
 from genops_extauth.strict_json import MalformedError, parse_object
 
 OTHERS = "*"

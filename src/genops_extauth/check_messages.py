@@ -19,7 +19,8 @@ from functools import cache, lru_cache
 from google.protobuf.message import DecodeError
 
 from genops_extauth._pb import ext_authz_pb2 as authz
-from genops_extauth.model import Allowed, Denied, Form, Grant, Outcome, Peer, Reason, Request
+from genops_extauth.model import Allowed, Denied, Form, Grant, Outcome, Peer, Request
+from genops_extauth.reasons import Reason
 from genops_extauth.refusals import refusal
 from genops_extauth.wire import field, number
 

@@ -8,7 +8,8 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from genops_extauth.model import Denied, Reason
+from genops_extauth.model import Denied
+from genops_extauth.reasons import Reason
 
 _LAST_SECOND = 253_402_300_799
 """9999-12-31T23:59:59Z, the last that RFC 3339 can write. Infinity and endless numbers are beyond it, and so are

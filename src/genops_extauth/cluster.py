@@ -10,7 +10,7 @@ where all of them are. Charges come with a key of their own, the mark, and so ma
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import redis.exceptions as errors
@@ -24,7 +24,7 @@ from genops_extauth.redis_faults import kind_of, translated
 from genops_extauth.redis_habits import Habits, Layout
 from genops_extauth.redis_link import connected
 from genops_extauth.redis_node import Node
-from genops_extauth.redis_store import mark_names, waiting
+from genops_extauth.redis_store import waiting
 from genops_extauth.spread import Part, Spread
 from genops_extauth.store_address import Host, Target
 from genops_extauth.store_statistics import Statistics, statistics
@@ -45,19 +45,10 @@ SOME = 3
 class RedisCluster:
     """Buckets in the cluster of which `target` names some nodes; all else as in `redis_store.RedisStore`."""
 
-    def __init__(
-        self,
-        target: Target,
-        *,
-        timeout: float = 0.1,
-        in_flight: int = 4,
-        prefix: str = "genops",
-        tell: Callable[[str], None] = lambda _: None,
-    ) -> None:
+    def __init__(self, target: Target, habits: Habits) -> None:
         self.address = target.address
         """Where it is, without secrets."""
-        self._target, self._timeout = target, timeout
-        self._habits = Habits(timeout, in_flight, mark_names(prefix), tell)
+        self._target, self._habits = target, habits
         self._spread = Spread()
         self._nodes: dict[Host, Node] = {}
         self._own: dict[Host, int] = {}
@@ -91,11 +82,11 @@ class RedisCluster:
         if not self._learned.is_set():
             self._learn()
             with contextlib.suppress(TimeoutError):  # then those that it was told of are asked, and say what is wrong
-                async with asyncio.timeout(self._timeout):
+                async with asyncio.timeout(self._habits.timeout):
                     await self._learned.wait()
         asked = []
         for host, node in list(self._nodes.items()):
-            one = waiting((), self._timeout, None)
+            one = waiting((), self._habits.timeout, None)
             one.charging, one.slot = True, self._own.get(host, 0)
             node.ask(one)
             asked.append(one.answer)
@@ -128,7 +119,7 @@ class RedisCluster:
     async def _in_slot(self, slot: int, hits: Sequence[Hit], within: float | None) -> Answer:
         if not self._learned.is_set():
             self._learn()
-        asked = waiting(hits, self._timeout, within)
+        asked = waiting(hits, self._habits.timeout, within)
         asked.slot = slot
         self._slots[slot].ask(asked)
         return await asked.answer

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from genops_extauth.model import Reason
+from genops_extauth.reasons import Reason
 from genops_extauth.routes import Route
 
 Refusals = frozenset[Reason | tuple[Reason, str]]

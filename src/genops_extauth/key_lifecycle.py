@@ -19,7 +19,8 @@ from dataclasses import dataclass, field, replace
 from math import inf
 
 from genops_extauth.apikeys import MAX_SECRETS
-from genops_extauth.model import Denied, Identity, Reason
+from genops_extauth.model import Denied, Identity
+from genops_extauth.reasons import Reason
 
 ISSUER = "api_key"
 """The issuer of identities that keys prove."""

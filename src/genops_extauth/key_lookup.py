@@ -21,7 +21,8 @@ from genops_extauth.key_lifecycle import Record, identities, refusal
 from genops_extauth.key_places import Places
 from genops_extauth.key_records import RecordError
 from genops_extauth.key_usage import Usage
-from genops_extauth.model import Denied, Identity, Reason, Request, StoreUnavailable
+from genops_extauth.model import Denied, Identity, Request, StoreUnavailable
+from genops_extauth.reasons import Reason
 
 FRESH = 30.0
 """Seconds for which a record counts. A key is looked up twice a minute by each process: nothing for a store."""

@@ -7,7 +7,8 @@ from urllib.parse import unquote_to_bytes
 
 from genops_extauth.apikeys import PREFIX
 from genops_extauth.bearer import bearer_token
-from genops_extauth.model import Denied, Reason, Request
+from genops_extauth.model import Denied, Request
+from genops_extauth.reasons import Reason
 
 _PREFIX = PREFIX.encode()
 _ENCODED = re.compile(r"(?:[!-$&-~]|%[0-9A-Fa-f]{2})*")  # RFC 3986, 2.1: a percent sign is followed by two digits

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from types import MappingProxyType
 
 from genops_extauth.model import CurrentLimit, DescriptorStatus, Limited, Telling, Unit
@@ -25,9 +26,20 @@ def response_headers(limited: Limited, telling: Telling) -> list[tuple[str, str]
     if limited.over:
         if telling.retry_after:  # RFC 9110, 10.2.3; RFC 6585, 4
             headers.append(("retry-after", str(limited.retry)))
-        if telling.body == "json" and limited.body is None:
+        if limited.body:
+            headers.append(("content-type", _type(limited.body)))
+        elif telling.body == "json" and limited.body is None:
             headers.append(("content-type", "application/json"))
     return headers
+
+
+@lru_cache(maxsize=256)
+def _type(body: bytes) -> str:
+    try:
+        is_json = isinstance(json.loads(body), dict | list)
+    except (ValueError, RecursionError):
+        is_json = False
+    return "application/json" if is_json else "text/plain; charset=utf-8"
 
 
 def refusal_body(limited: Limited, telling: Telling) -> bytes:
@@ -77,4 +89,4 @@ def _policy(place: int, limit: CurrentLimit) -> str:
 
 
 def _window(limit: CurrentLimit) -> int:
-    return PERIODS[limit.unit] * limit.periods
+    return limit.length or PERIODS[limit.unit] * limit.periods

@@ -18,7 +18,7 @@ from genops_extauth.cache import CacheStatistics
 from genops_extauth.counting import Counter, Histogram, Reading, Series
 from genops_extauth.limit_counters import LimitCounters
 from genops_extauth.log_sink import LogStatistics
-from genops_extauth.model import Reason
+from genops_extauth.reasons import Reason
 from genops_extauth.revocation_feed import FeedStatistics
 from genops_extauth.tokens import Statistics
 

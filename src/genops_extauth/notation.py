@@ -154,22 +154,3 @@ def listen_address(text: str) -> Address | UnixPath:
     if len(path.encode()) > _MAX_SOCKET_PATH:
         raise ValueError(f"a unix socket's path has at most {_MAX_SOCKET_PATH} bytes: choose a shorter one")
     return UnixPath(path)
-
-
-def exact_path(text: str) -> str:
-    r"""Check an origin-form path that has one spelling only; it is returned unchanged.
-
-    An exemption is compared byte by byte. Whatever another component could read differently (a dot segment, an escape,
-    a path parameter, ``\``) would exempt one path here and serve another there.
-    """
-    if not text.startswith("/"):
-        raise ValueError("must start with /")
-    if "?" in text or "#" in text:
-        raise ValueError("write the path without query and fragment; they are ignored when requests are compared")
-    if not re.fullmatch(r"/[A-Za-z0-9._~!$&'()*+,=:@/-]*", text):  # RFC 3986, 3.3: pchar without escapes and ;
-        raise ValueError(
-            "has a character with more than one reading (% ; \\ a space, or not ASCII): only exact paths are exempt"
-        )
-    if "//" in text or {".", ".."} & set(text.split("/")):
-        raise ValueError("is not canonical: write it without //, . and ..")
-    return text

@@ -72,8 +72,11 @@ class Outage:
         except StoreUnavailable as error:
             self._fail(error)
             if all(hit.role >= Role.CHARGE for hit in hits):
+                self._spend(hits)
                 raise
             return self._decide(hits)
+        if answer.origin is Origin.ALLOWANCE:  # charges, which the store makes when it can
+            self._spend(hits)
         if self._away and answer.origin is Origin.STORE:
             self._away, self._usable_since = False, self._clock()
         return answer
@@ -88,6 +91,12 @@ class Outage:
         """Return the present figures."""
         allowances = self._allowances
         return Statistics(self._away, self._granted, self._refused, len(allowances), allowances.crowded)
+
+    def _spend(self, hits: Sequence[Hit]) -> None:
+        """Take charges from the allowances: who asks by looks is refused by nothing else."""
+        charges = [hit for hit in hits if hit.role is Role.CHARGE and not hit.look]
+        if charges:
+            self._allowances.transact(charges, self._usable_us())
 
     def _decide(self, hits: Sequence[Hit]) -> Answer:
         answer = self._allowances.transact(hits, self._usable_us())

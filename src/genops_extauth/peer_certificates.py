@@ -22,8 +22,9 @@ from typing import NamedTuple
 
 from genops_extauth import claims, peer_names
 from genops_extauth.cache import Cache
-from genops_extauth.model import Denied, Identity, Reason, Request
+from genops_extauth.model import Denied, Identity, Request
 from genops_extauth.peer_names import Names, NamesError
+from genops_extauth.reasons import Reason
 from genops_extauth.spiffe import Pattern
 
 ISSUER = "certificate"

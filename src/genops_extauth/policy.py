@@ -14,7 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import get_args
 
-from genops_extauth.model import Allowed, Denied, Form, Grant, Identity, Method, Reason, Request, Verdict
+from genops_extauth.model import Allowed, Denied, Form, Grant, Identity, Method, Request, Verdict
+from genops_extauth.reasons import Reason
 from genops_extauth.reserved_headers import ATTRIBUTES, HEADER_OF, RESERVED, SDK_HEADER_OF, TOKEN, look, nominates
 from genops_extauth.routes import Requirements, Route, Routes
 

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from genops_extauth.bucket import SECOND
 from genops_extauth.hits import Answer, Hit, Level, Meter, Role
 from genops_extauth.limits import Match, Met, Rule, Tree
 from genops_extauth.model import UNLIMITED, Descriptor, DescriptorStatus, Json, Limited, Quota
@@ -234,7 +235,10 @@ def _status(counted: Counted) -> DescriptorStatus:
     fits, remaining, reset, _ = counted.level
     rule = counted.met.rule
     over, left = (False, remaining) if fits else (not rule.shadow, 0)
-    return _made(DescriptorStatus, (over, rule.limit, left, reset))
+    limit, meter = rule.limit, counted.hit.meter
+    if isinstance(meter, CalendarWindow):  # Months differ, and so do days (summer time).
+        limit = limit._replace(length=(meter.finish - meter.start) // SECOND)
+    return _made(DescriptorStatus, (over, limit, left, reset))
 
 
 def _told(matches: Sequence[Match | None], statuses: Sequence[DescriptorStatus], modes: Modes) -> int | None:

@@ -1,5 +1,7 @@
 """What the nodes of a store have in common: how they ask, where they stand in a Cluster, and what they count."""
 
+import itertools
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -31,6 +33,23 @@ class Habits:
     names: Iterator[bytes]
     tell: Callable[[str], None]
     counts: Counts = field(default_factory=Counts)
+
+
+def habits(
+    *,
+    timeout: float = 0.1,
+    in_flight: int = 4,
+    prefix: str = "genops",
+    tell: Callable[[str], None] = lambda _: None,
+) -> Habits:
+    """The habits of a store whose operations take `timeout` seconds at most; its own keys begin with `prefix`."""
+    return Habits(timeout, in_flight, _mark_names(prefix), tell)
+
+
+def _mark_names(prefix: str) -> Iterator[bytes]:
+    """Keys for marks that no other process and no other connection has."""
+    process = os.urandom(8).hex()
+    return (f"{prefix}:mark:{process}:{number}".encode() for number in itertools.count())
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,7 @@ The rules of asking are those of `redis_node`, and what is asked those of `hits`
 """
 
 import asyncio
-import itertools
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 from genops_extauth.hits import NOTHING_ASKED, Answer, Hit, Role
@@ -28,23 +26,13 @@ _CHARGE = int(Role.CHARGE)
 class RedisStore:
     """Buckets on the server of `target`, or on the primary that its sentinels name.
 
-    `timeout`, in seconds, is for a whole operation. Keys of our own begin with `prefix`. `tell` hears what operators
-    should know. Nothing is connected before the first operation, and an outage ends by itself.
+    Nothing is connected before the first operation, and an outage ends by itself.
     """
 
-    def __init__(
-        self,
-        target: Target,
-        *,
-        timeout: float = 0.1,
-        in_flight: int = 4,
-        prefix: str = "genops",
-        tell: Callable[[str], None] = lambda _: None,
-    ) -> None:
+    def __init__(self, target: Target, habits: Habits) -> None:
         self.address = target.address
         """Where it is, without secrets."""
-        self._timeout = timeout
-        self._habits = Habits(timeout, in_flight, mark_names(prefix), tell)
+        self._habits = habits
         self._sentinels = Sentinels(target, self._moved) if target.kind is Kind.SENTINEL else None
         opening = partial(connected, target) if self._sentinels is None else self._sentinels.connect
         self._node = Node(target.address, opening, self._habits)
@@ -66,13 +54,13 @@ class RedisStore:
         """
         if not hits:
             return NOTHING_ASKED
-        asked = waiting(hits, self._timeout, within)
+        asked = waiting(hits, self._habits.timeout, within)
         self._node.ask(asked)
         return await asked.answer
 
     async def ping(self) -> None:
         """Run the script and write something, the way every request goes. Raises StoreUnavailable where that fails."""
-        asked = waiting((), self._timeout, None)
+        asked = waiting((), self._habits.timeout, None)
         asked.charging = True  # of nothing; but its mark is written
         self._node.ask(asked)
         await asked.answer
@@ -111,9 +99,3 @@ def waiting(hits: Sequence[Hit], timeout: float, within: float | None) -> Asked:
         if hit.role >= _CHARGE and not hit.look:
             charging = True
     return Asked(hits, deadline, loop.create_future(), charging)
-
-
-def mark_names(prefix: str) -> Iterator[bytes]:
-    """Keys for marks that no other process and no other connection has."""
-    process = os.urandom(8).hex()
-    return (f"{prefix}:mark:{process}:{number}".encode() for number in itertools.count())

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from genops_extauth.model import Reason
+from genops_extauth.reasons import Reason
 
 
 @dataclass(frozen=True, slots=True)

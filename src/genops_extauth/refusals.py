@@ -11,7 +11,8 @@ from types import MappingProxyType
 from typing import NamedTuple
 from urllib.parse import quote
 
-from genops_extauth.model import Form, Reason
+from genops_extauth.model import Form
+from genops_extauth.reasons import Reason
 from genops_extauth.refusal_table import DENIALS, Denial
 
 _TEXT = "text/plain; charset=utf-8"

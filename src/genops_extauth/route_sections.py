@@ -10,7 +10,8 @@ from genops_extauth import body_rules, paths, routes
 from genops_extauth.demand_sections import Body, Cors, Require, some
 from genops_extauth.fields import Boolean, CheckError, Complaint, Name, Section, distinct, frozen
 from genops_extauth.hosts import host_pattern
-from genops_extauth.model import Method, Reason
+from genops_extauth.model import Method
+from genops_extauth.reasons import Reason
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 """RFC 9110, 9.3 and RFC 5789, without CONNECT and TRACE, which no gateway routes by path."""

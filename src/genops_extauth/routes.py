@@ -10,8 +10,9 @@ from typing import Literal, NamedTuple
 
 from genops_extauth.body_rules import BodyRules
 from genops_extauth.hosts import host_of
-from genops_extauth.model import Form, Method, Reason, Request
+from genops_extauth.model import Form, Method, Request
 from genops_extauth.paths import ANY, Pattern, decoded, is_plain
+from genops_extauth.reasons import Reason
 
 Credential = Method | Literal["anonymous"]
 """What a route accepts; anonymous is none at all."""

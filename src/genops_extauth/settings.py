@@ -165,7 +165,12 @@ def _silence_grants_no_more(config: Config) -> Iterator[Complaint]:
     entries += [(("api_keys",), keys.tiers)] if keys is not None else []
     for path, granted in entries:
         known = [name for name in granted or () if name in config.tiers]
-        if default in config.tiers and known and max(map(config.pace, known)) < config.pace(default):
+        if (
+            default is not None
+            and default in config.tiers
+            and known
+            and max(map(config.pace, known)) < config.pace(default)
+        ):
             message = f"naming none grants {default}, the default, which is more: choose another, or grant it here too"
             yield ("identity", *path, "tiers"), message
 

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from genops_extauth import store_choice, store_sections
@@ -22,6 +21,7 @@ from genops_extauth.embedded import EmbeddedValkey
 from genops_extauth.gate import Store
 from genops_extauth.leases import Leases
 from genops_extauth.outage import Outage
+from genops_extauth.redis_habits import habits
 from genops_extauth.store_address import Kind, Target, target
 from genops_extauth.store_choice import PerSecondStore, store_at
 from genops_extauth.telemetry import Telemetry
@@ -105,7 +105,10 @@ def opened(
     config: store_sections.Store, folder: Path, main: Target, tell: Callable[[str], None] = lambda _: None
 ) -> store_choice.Store:
     """Return the store of a configuration at `main`, and beside it the one for limits per second, if there is one."""
-    open_one = partial(store_at, timeout=config.timeout, prefix=config.key_prefix, tell=tell)
+
+    def open_one(place: Target) -> store_choice.Store:
+        return store_at(place, habits(timeout=config.timeout, prefix=config.key_prefix, tell=tell))
+
     if config.per_second is None:
         return open_one(main)
     return PerSecondStore(open_one(main), open_one(config.per_second.target(config.tls.options(folder))))

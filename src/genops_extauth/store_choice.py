@@ -1,13 +1,14 @@
 """Which store an address means; and limits per second in a store of their own."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Protocol
 
 from genops_extauth.cluster import RedisCluster
 from genops_extauth.hits import Answer, Hit
 from genops_extauth.journal import Owed
+from genops_extauth.redis_habits import Habits
 from genops_extauth.redis_store import RedisStore
 from genops_extauth.spread import Part, Spread
 from genops_extauth.store_address import Kind, Target
@@ -39,16 +40,10 @@ class Store(Protocol):
         """Settle within `grace` seconds, and disconnect. Returns what is lost."""
 
 
-def store_at(
-    target: Target,
-    *,
-    timeout: float = 0.1,
-    prefix: str = "genops",
-    tell: Callable[[str], None] = lambda _: None,
-) -> Store:
+def store_at(target: Target, habits: Habits) -> Store:
     """The store at an address, which is none of an embedded one: that is started first, and has another."""
     kind = RedisCluster if target.kind is Kind.CLUSTER else RedisStore
-    return kind(target, timeout=timeout, prefix=prefix, tell=tell)
+    return kind(target, habits)
 
 
 _SECOND = (b":tb1", b":fw1", b":sw1")

@@ -16,8 +16,9 @@ from genops_extauth.gate import Decided, Generation
 from genops_extauth.journal import Owed
 from genops_extauth.limits import Tree
 from genops_extauth.metrics import Metrics
-from genops_extauth.model import Allowed, CurrentLimit, Denied, Limited, Outcome, Reason, StoreUnavailable
+from genops_extauth.model import Allowed, CurrentLimit, Denied, Limited, Outcome, StoreUnavailable
 from genops_extauth.quota import Counted, Modes, refusing
+from genops_extauth.reasons import Reason
 from genops_extauth.sampler import Sampler
 
 _LEVELS = dict.fromkeys(Reason, logging.INFO) | {

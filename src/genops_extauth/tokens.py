@@ -21,7 +21,8 @@ from genops_extauth.cache import Cache, CacheStatistics
 from genops_extauth.claims import Period
 from genops_extauth.jose import Signed, parse
 from genops_extauth.keyset import KeySet
-from genops_extauth.model import Denied, Identity, KeysUnavailable, Reason
+from genops_extauth.model import Denied, Identity, KeysUnavailable
+from genops_extauth.reasons import Reason
 from genops_extauth.trust import Issuer, KeySource, said, validity
 from genops_extauth.word_sets import WordSets
 

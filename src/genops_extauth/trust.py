@@ -8,8 +8,9 @@ from genops_extauth import claims as claim
 from genops_extauth.claim_rules import Rule
 from genops_extauth.jose import Signed
 from genops_extauth.keyset import KeySet
-from genops_extauth.model import Denied, Reason
+from genops_extauth.model import Denied
 from genops_extauth.publickey import ALGORITHMS
+from genops_extauth.reasons import Reason
 from genops_extauth.shared_secrets import MIN_BYTES
 
 
