@@ -21,7 +21,7 @@ PREFIX = "genops"
 
 SECRET = 43  # characters, before a checksum of 6
 _CHECKSUM = 6
-_DIGITS = string.digits + string.ascii_uppercase + string.ascii_lowercase
+DIGITS = string.digits + string.ascii_uppercase + string.ascii_lowercase
 _ID_DIGITS = string.digits + string.ascii_lowercase
 _PATIENCE = 10.0  # seconds
 
@@ -60,7 +60,7 @@ def unknown() -> Iterator[str]:
     """Without end: keys that are right in their form and their checksum, and nobody's; the same in every run."""
     dice = random.Random(3)
     while True:
-        yield written("".join(dice.choices(_ID_DIGITS, k=16)), "".join(dice.choices(_DIGITS, k=SECRET)))
+        yield written(random_id(dice), random_secret(dice))
 
 
 def malformed() -> Iterator[str]:
@@ -69,11 +69,21 @@ def malformed() -> Iterator[str]:
         yield key[:-1] + ("1" if key[-1] == "0" else "0")
 
 
+def random_id(dice: random.Random) -> str:
+    """An id that is nobody's."""
+    return "".join(dice.choices(_ID_DIGITS, k=16))
+
+
+def random_secret(dice: random.Random) -> str:
+    """A secret without its checksum."""
+    return "".join(dice.choices(DIGITS, k=SECRET))
+
+
 def written(key_id: str, secret: str) -> str:
     """A key with its checksum: CRC-32 of all before it, in base62."""
     body = f"gxk_{key_id}_{secret}"
     number, checksum = zlib.crc32(body.encode()), ""
     for _ in range(_CHECKSUM):
-        number, digit = divmod(number, len(_DIGITS))
-        checksum = _DIGITS[digit] + checksum
+        number, digit = divmod(number, len(DIGITS))
+        checksum = DIGITS[digit] + checksum
     return body + checksum

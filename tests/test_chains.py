@@ -90,14 +90,14 @@ async def test_the_order_decides_between_a_certificate_and_another() -> None:
     assert "x-genops-customer-id" not in dict(first.grant.headers)
 
 
-@pytest.mark.parametrize("accepts", [("jwt", "api_key"), ("api_key", "jwt"), ("jwt", "anonymous")])
+@pytest.mark.parametrize("accepts", [("jwt", "api_key"), ("api_key", "jwt"), ("api_key",), ("jwt", "anonymous")])
 async def test_two_credentials_are_refused(accepts: Sequence[Credential]) -> None:
     """A token and an API key in one request are refused, good as both may be, and whichever the route takes."""
-    both = CREDENTIALS["jwt"] | CREDENTIALS["api_key"]
-    found = await verdict(accepts, both)
+    for authorization in (b"Bearer " + TOKEN, b"Basic dXNlcjpwYXNz,Bearer " + TOKEN):
+        found = await verdict(accepts, {"authorization": authorization} | CREDENTIALS["api_key"])
 
-    assert isinstance(found, Denied)
-    assert found.reason is Reason.CREDENTIALS_AMBIGUOUS
+        assert isinstance(found, Denied)
+        assert found.reason is Reason.CREDENTIALS_AMBIGUOUS
 
 
 @pytest.mark.parametrize(

@@ -368,8 +368,7 @@ def test_a_key_file_that_cannot_be_read_is_an_error(folder: Folder) -> None:
         ("routes: [{methods: [], path: /a, auth: none}]", "an empty list matches nothing"),
         ("routes: [{methods: [get], path: /a, auth: none}]", "methods are upper case: GET"),
         ("routes: [{methods: [GET], path: /a/../b, auth: none}]", "write it without //, . and .."),
-        ("routes: [{methods: [GET], path: /a, auth: jwt}]", 'routes[0].auth: "jwt": must be none'),
-        ("routes: [{methods: [GET], path: /a}]", "routes[0].auth: is required"),
+        ("routes: [{methods: [GET], path: /a, auth: jwt}]", 'routes[0].auth: "jwt": write none, refuse, or a list'),
         ("routes: {a: b}", "routes: write a list here"),
     ],
 )  # fmt: skip
@@ -805,9 +804,9 @@ def test_a_password_without_a_store_is_a_mistake(folder: Folder) -> None:
         ({"REDIS_URL": "redis://:p@ss@redis"}, "env REDIS_URL: not a store"),
         ({"REDIS_PASSWORD": " "}, "env REDIS_PASSWORD: is set but empty"),
         ({"LOG_LEVEL": "loud"}, "env LOG_LEVEL: must be debug, info, warning or error"),
-        ({"ALLOWED_ISSUERS": "i"}, "env ALLOWED_ISSUERS: identity.jwt in the file says whom to believe"),
-        ({"ALLOWED_AUDIENCES": "a"}, "env ALLOWED_AUDIENCES: identity.jwt in the file says"),
-        ({"JWT_PUBLIC_KEY": "x"}, "env JWT_PUBLIC_KEY: identity.jwt in the file says"),
+        ({"ALLOWED_ISSUERS": "i"}, "env ALLOWED_ISSUERS: identity.jwt or .hmac in the file says whom to believe"),
+        ({"ALLOWED_AUDIENCES": "a"}, "env ALLOWED_AUDIENCES: identity.jwt or .hmac in the file says"),
+        ({"JWT_PUBLIC_KEY": "x"}, "env JWT_PUBLIC_KEY: identity.jwt or .hmac in the file says"),
     ],
 )
 def test_a_variable_that_cannot_be_used(folder: Folder, environ: dict[str, str], problem: str) -> None:

@@ -53,6 +53,17 @@ def test_a_rotation_that_was_begun_changes_nothing() -> None:
     assert state(record, NOW) == "active"
 
 
+def test_what_ended_in_1970_is_over() -> None:
+    """An end at the epoch is an end like any other, of a key and of a secret."""
+    secret = replace(FIRST, expires=0)
+
+    assert refusal(replace(RECORD, expires=0), 0, NOW) == Denied(Reason.API_KEY_EXPIRED)
+    assert refusal(replace(RECORD, secrets=(secret,)), 0, NOW) == Denied(
+        Reason.API_KEY_EXPIRED, "this secret was rotated out"
+    )
+    assert state(replace(RECORD, expires=0), NOW) == "expired"
+
+
 def test_another_rotation_waits_for_the_overlap() -> None:
     """A second rotation is refused while the first secret of another one still works, and what to do is said."""
     record = rotated(RECORD, "r1", SECOND.digest, NOW)

@@ -166,10 +166,11 @@ def test_a_missing_required_attribute_is_named_in_the_log_and_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "path"), [("CONNECT", ""), ("GET", "*"), ("GET", "\\healthz"), ("G T", "/"), ("", "/")]
+    ("method", "path"),
+    [("CONNECT", ""), ("GET", "*"), ("GET", "\\healthz"), ("G T", "/"), ("", "/"), ("post", "/"), ("Get", "/healthz")],
 )
 def test_a_request_without_method_or_path_is_refused(method: str, path: str) -> None:
-    """What is no method, and what is no origin-form path, never passes, whoever asks."""
+    """What is no method, or another spelling of one, and what is no origin-form path, never passes, whoever asks."""
     assert decide(request(method, path)) == Denied(Reason.REQUEST_MALFORMED, "method or path")
 
 
@@ -328,6 +329,7 @@ def test_keys_and_tokens_stay_here_where_they_should(path: str) -> None:
         (b"Bearer gxk_0123", True),
         (b"bearer   gxk_0123", True),
         (b"Bearer a,Bearer gxk_0123", True),
+        (b"Bearer\tgxk_0123", True),
         (b"Bearer agxk_0123", False),
         (b"Basic Z3hrXw==", False),
     ],
@@ -342,7 +344,16 @@ def test_a_key_as_bearer_token_is_removed(authorization: bytes, removed: bool) -
 
 @pytest.mark.parametrize(
     ("query", "removed"),
-    [("key=gxk_0", ("key",)), ("a=1&key=gxk_0&b", ("key",)), ("a=1", ()), ("monkey=1", ()), ("Key=1", ()), ("", ())],
+    [
+        ("key=gxk_0", ("key",)),
+        ("a=1&key=gxk_0&b", ("key",)),
+        ("k%65y=gxk_0&a&key", ("k%65y", "key")),
+        ("a=1", ()),
+        ("a=key&b=%6bey", ()),
+        ("monkey=1", ()),
+        ("Key=1", ()),
+        ("", ()),
+    ],
 )
 def test_a_key_in_the_query_is_removed(query: str, removed: tuple[str, ...]) -> None:
     """The parameter of API keys never arrives upstream where one is configured."""
@@ -357,7 +368,13 @@ def test_a_key_in_the_query_is_removed(query: str, removed: tuple[str, ...]) -> 
 
 @pytest.mark.parametrize(
     ("kind", "form"),
-    [(b"application/json", "problem"), (b"application/grpc", "grpc"), (b"application/grpc+proto", "grpc")],
+    [
+        (b"application/json", "problem"),
+        (b"application/grpc", "grpc"),
+        (b"application/grpc+proto", "grpc"),
+        (b"application/grpc; charset=utf-8", "grpc"),
+        (b"application/grpc-web+proto", "problem"),
+    ],
 )
 def test_refusals_are_written_as_the_route_says(kind: bytes, form: str) -> None:
     """The route says how its refusals are written, but who speaks gRPC is answered so."""

@@ -84,6 +84,17 @@ def test_hosts_are_whole_names(host: str, name: str) -> None:
     assert found(routes, "/", host=host).name == name
 
 
+@pytest.mark.parametrize(
+    "host", ["user@api.example.com", "api.example.com:80:80", "api%2eexample.com", "api..example.com", "[::1%25lo]"]
+)
+def test_what_is_no_host_gets_around_none(host: str) -> None:
+    """Where routes have hosts, an authority that others could read as one of them is refused, with any credential."""
+    named = [route("a", hosts=("api.example.com",)), route("b", "/b")]
+
+    assert found(named, "/b", host=host).refusal is Reason.REQUEST_MALFORMED
+    assert found(named[1:], "/b", host=host).name == "b"
+
+
 def test_the_order_holds_between_hosts_and_paths() -> None:
     """A route of any host that stands first wins over one of the very host, and the other way round."""
     a, b = route("any", "/v1/{x}"), route("host", "/v1/a", hosts=("a.test",))

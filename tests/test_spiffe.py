@@ -73,6 +73,7 @@ def test_a_scheme_has_no_case(uri: str, due: bool) -> None:  # noqa: FBT001 - of
 def test_a_pattern_is_segment_by_segment(written: str, found: dict[str, str] | None) -> None:
     """A star or a name stands for one whole segment, never for less or more, and never for the trust domain."""
     assert pattern(written).match(spiffe_id(TRAINER)) == found
+    assert str(pattern(written)) == written
 
 
 @pytest.mark.parametrize(

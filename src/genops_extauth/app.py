@@ -152,7 +152,7 @@ async def _build(config: Config, read: Callable[[], Config], path: Path | None, 
     given = _given(config, folder, reloader=reloader, gate=gate, generations=generations, telemetry=telemetry)
     _watch(metrics, sink, generations=generations, storage=storage, gate=gate, reloader=reloader)
     if credentials is not None:
-        metrics.watch_revocations(credentials.feed.statistics)
+        metrics.watch_revocations(credentials.statistics)
 
     services = [_SERVICES[name] for name in config.server.services]
     grpc = await _grpc(config.server, folder, Face(gate).handlers(services), telemetry)

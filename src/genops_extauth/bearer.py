@@ -31,9 +31,9 @@ class Bearer:
         self._refresh = refresh
 
     def presented(self, request: Request) -> bool:
-        """Whether the request holds a bearer token that is no API key."""
+        """Whether the request holds a bearer token that is no API key, were it in disguise."""
         token = bearer_token(request)
-        return token is not None and not token.startswith(API_KEY)
+        return _disguised(request) is not None if token is None else not token.startswith(API_KEY)
 
     async def authenticate(
         self, request: Request, wall: Callable[[], float], remaining: Callable[[], float | None]

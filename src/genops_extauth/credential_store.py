@@ -9,7 +9,7 @@ from genops_extauth.key_lookup import Lookup
 from genops_extauth.key_store import KeyStore
 from genops_extauth.key_usage import Usage
 from genops_extauth.model import StoreUnavailable
-from genops_extauth.revocation_feed import PERIOD, Feed
+from genops_extauth.revocation_feed import PERIOD, Feed, FeedStatistics
 from genops_extauth.revocation_store import RevocationStore
 from genops_extauth.revocations import Denylist
 from genops_extauth.store_client import Client
@@ -48,6 +48,10 @@ class CredentialStore:
     def ready(self) -> bool:
         """Whether the list of what is revoked was read once, or waited for long enough, or is not asked for."""
         return not self.listens or self.feed.ready
+
+    def statistics(self) -> FeedStatistics | None:
+        """Return the figures of the list of what is revoked; None where it is not asked for."""
+        return self.feed.statistics() if self.listens else None
 
     async def run(self) -> None:
         """Keep up with the store, until cancelled."""

@@ -50,7 +50,9 @@ class Health:
         known = "ready" if self._store else _DEGRADED
         components = {}
         if self._keys_ready is not None:
-            components["identity"] = "ready" if identity else "no keys of any issuer"
+            components["identity"] = (
+                "ready" if identity else "no keys of any issuer, or the list of what is revoked was not read yet"
+            )
         if self._limits_ready is not None:
             components["rate_limit"] = known if limits else "no limits were given yet"
         if self._stopping:

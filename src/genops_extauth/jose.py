@@ -35,8 +35,8 @@ _LONGEST_HEADER = 2048
 """Bytes of a header's segment. One with a certificate's digest has 300."""
 
 _MOST_ITEMS = 2048
-"""Items in a segment, as `strict_json` counts them: 256 objects, or a list of 2,000 groups. 4,000 objects in 16 KiB took
-a millisecond, unchecked."""
+"""Items in a segment, as `strict_json` counts them: 256 objects, or a list of 2,000 groups. 4,000 objects in 16 KiB,
+unchecked, took a millisecond."""
 
 
 class Signed(NamedTuple):

@@ -70,7 +70,7 @@ class Record:
 
     def working(self, now: float) -> tuple[Secret, ...]:
         """The secrets that have not ended."""
-        return tuple(each for each in self.secrets if (each.expires or inf) > now)
+        return tuple(each for each in self.secrets if _end(each.expires) > now)
 
     @property
     def rotation(self) -> str:
@@ -85,7 +85,7 @@ def identities(record: Record) -> tuple[Identity, ...]:
             issuer=ISSUER,
             subject=record.id,
             attributes=record.attributes,
-            expires_at=min(secret.expires or inf, record.expires or inf),
+            expires_at=min(_end(secret.expires), _end(record.expires)),
             method="api_key",
             credential_id=record.id,
             scopes=record.scopes,
@@ -101,9 +101,9 @@ def refusal(record: Record, place: int, now: float) -> Denied | None:
         return Denied(Reason.API_KEY_REVOKED)
     if record.not_before is not None and now < record.not_before:
         return Denied(Reason.API_KEY_NOT_YET_VALID)
-    if now >= (record.expires or inf):
+    if now >= _end(record.expires):
         return Denied(Reason.API_KEY_EXPIRED)
-    if now >= (record.secrets[place].expires or inf):
+    if now >= _end(record.secrets[place].expires):
         return Denied(Reason.API_KEY_EXPIRED, "this secret was rotated out")
     return None
 
@@ -130,7 +130,7 @@ def completed(record: Record, now: int, overlap: int, expires: int | None = None
     """
     if record.pending is None:
         raise LifecycleError(f"{record.id} has no rotation under way: begin one")
-    until = min(now + overlap, record.expires or now + overlap)
+    until = int(min(now + overlap, _end(record.expires)))
     ends = record.expires if expires is None else expires
     if ends is not None and ends <= now:
         raise LifecycleError(f"{record.id} has expired: give it another end with --expires")
@@ -151,7 +151,7 @@ def state(record: Record, now: int) -> str:
     """How a key is, in a word: revoked, expired, not yet valid, rotating, active."""
     if record.revoked is not None:
         return "revoked"
-    if now >= (record.expires or inf):
+    if now >= _end(record.expires):
         return "expired"
     if now < (record.not_before or 0):
         return "not yet valid"
@@ -160,5 +160,10 @@ def state(record: Record, now: int) -> str:
 
 def ending_soon(records: Iterable[Record], now: int, within: int) -> list[Record]:
     """Those that end within so many seconds, the first one first."""
-    ending = [each for each in records if each.revoked is None and now < (each.expires or 0) <= now + within]
-    return sorted(ending, key=lambda each: each.expires or 0)
+    ending = [each for each in records if each.revoked is None and now < _end(each.expires) <= now + within]
+    return sorted(ending, key=lambda each: _end(each.expires))
+
+
+def _end(expires: int | None) -> float:
+    """The end of what may have none. 0 is one: who writes 1970 means that it is over."""
+    return inf if expires is None else expires

@@ -211,11 +211,15 @@ class Metrics:
         export(CounterMetricFamily, "hits", "Tokens found in the cache.", lambda cache: cache.hits)
         export(CounterMetricFamily, "misses", "Tokens not found in the cache.", lambda cache: cache.misses)
 
-    def watch_revocations(self, read: Callable[[], FeedStatistics]) -> None:
-        """Export what `read` says of the list of what is revoked."""
+    def watch_revocations(self, read: Callable[[], FeedStatistics | None]) -> None:
+        """Export what `read` says of the list of what is revoked; nothing where nobody reads it."""
 
         def export(kind: _Kind, name: str, documentation: str, value: Callable[[FeedStatistics], float]) -> None:
-            self._registry.register(Reading(kind, name, documentation, (), lambda: {(): value(read())}))
+            def now() -> dict[Series, float]:
+                feed = read()
+                return {} if feed is None else {(): value(feed)}
+
+            self._registry.register(Reading(kind, name, documentation, (), now))
 
         export(GaugeMetricFamily, "genops_revocations", "Entries of the store's list.", lambda feed: feed.entries)
         export(

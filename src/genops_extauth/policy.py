@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import get_args
+from urllib.parse import unquote
 
 from genops_extauth.model import Allowed, Denied, Form, Grant, Identity, Method, Request, Verdict
 from genops_extauth.reasons import Reason
@@ -21,9 +22,10 @@ from genops_extauth.routes import Requirements, Route, Routes
 
 # Envoy's own ids are UUIDs; 128 leaves room for others and is far below any header limit.
 _REQUEST_ID = re.compile(rb"[0-9A-Za-z._~+/=:@-]{1,128}")
-# An API key as a bearer token. Tokens of other kinds have no spaces in them.
-_BEARER_KEY = b" gxk_"
+# An API key in Authorization, also after a tab or a comma. Tokens of other kinds hold it as good as never.
+_BEARER_KEY = re.compile(rb"(?<![0-9A-Za-z])gxk_")
 _GRPC = b"application/grpc"
+_GRPC_GOES_ON = (b"", b"+", b";")  # application/grpc-web is HTTP's, to Envoy too
 _USUAL = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})  # others are looked at closer
 
 
@@ -73,7 +75,9 @@ class Policy:
 
     def form(self, route: Route, request: Request) -> Form:
         """Tell how a refusal is to be written: as the route says, unless whoever asks speaks gRPC."""
-        return "grpc" if request.headers.get("content-type", b"").startswith(_GRPC) else route.denials
+        kind = request.headers.get("content-type", b"")
+        speaks_grpc = kind.startswith(_GRPC) and kind[len(_GRPC) : len(_GRPC) + 1] in _GRPC_GOES_ON
+        return "grpc" if speaks_grpc else route.denials
 
     def unasked(self, route: Route, request: Request) -> bool:
         """Whether no credential is looked at, not even a bad one."""
@@ -98,7 +102,7 @@ class Policy:
             removed += ("connection",)
         # Beside a token there is no key in it. Beside a certificate, and where nobody looks, there may be one.
         may_hold_key = self._bearer_keys and (identity is None or identity.method != "jwt")
-        if may_hold_key and _BEARER_KEY in headers.get("authorization", b""):
+        if may_hold_key and _BEARER_KEY.search(headers.get("authorization", b"")):
             removed += ("authorization",)
         parameters = () if self.api_key_parameter is None else _present(self.api_key_parameter, request.query)
         kept = _REQUEST_ID.fullmatch(headers.get("x-request-id", b""))
@@ -117,7 +121,7 @@ class Policy:
     def _refusal(self, route: Route, request: Request, identity: Identity | None) -> Denied | None:
         if not request.consistent:
             return Denied(Reason.REQUEST_INCONSISTENT)
-        if request.path[:1] != "/" or not (request.method in _USUAL or TOKEN.fullmatch(request.method)):
+        if request.path[:1] != "/" or not (request.method in _USUAL or _is_unusual(request.method)):
             return Denied(Reason.REQUEST_MALFORMED, "method or path")
         if identity is None:
             if request.method == "OPTIONS" and _is_preflight(route, request):
@@ -160,6 +164,11 @@ class Policy:
         return self.default_tier if tier is None or (self.tiers and tier not in self.tiers) else tier
 
 
+def _is_unusual(method: str) -> bool:
+    """Whether it is a method, and none that a service could take for one of the usual: ``post`` is none to a route."""
+    return TOKEN.fullmatch(method) is not None and method.upper() not in _USUAL
+
+
 def _unfit(route: Route) -> Denied | None:
     """What whoever has no identity lacks here."""
     if route.asks and "anonymous" not in route.accepts:
@@ -168,8 +177,11 @@ def _unfit(route: Route) -> Denied | None:
 
 
 def _present(parameter: str, query: str) -> tuple[str, ...]:
-    """The parameter, if the query has it: where nothing is removed the gateway need not write the query anew."""
-    return (parameter,) if f"&{parameter}=" in f"&{query}" else ()
+    """The parameter, in each spelling that the query has: gateways remove by the spelling, services decode it."""
+    if not query:
+        return ()
+    names = dict.fromkeys(part.partition("=")[0] for part in query.split("&"))
+    return tuple(name for name in names if unquote(name) == parameter)
 
 
 def _is_preflight(route: Route, request: Request) -> bool:

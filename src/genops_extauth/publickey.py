@@ -16,7 +16,8 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from cryptography.x509 import load_pem_x509_certificate
 
-from genops_extauth.jose import MAX_KID_LENGTH, MalformedError, decode_base64url
+from genops_extauth.jose import MAX_KID_LENGTH, decode_base64url
+from genops_extauth.strict_json import MalformedError
 
 MIN_RSA_BITS = 2048
 """RFC 7518 section 3.3."""

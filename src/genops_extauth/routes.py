@@ -135,11 +135,12 @@ class _Paths:
 class Routes:
     """Routes in the order of the file. Without a match any of the `accepted` credentials will do."""
 
-    __slots__ = ("_ambiguous", "_anywhere", "_default", "_depths", "_named")
+    __slots__ = ("_ambiguous", "_anywhere", "_default", "_depths", "_hostless", "_named")
 
     def __init__(self, routes: Iterable[Route], accepted: tuple[Credential, ...]) -> None:
         self._default = Route(accepts=accepted)
         self._ambiguous = Route(accepts=accepted, refusal=Reason.PATH_NOT_CANONICAL)
+        self._hostless = Route(accepts=accepted, refusal=Reason.REQUEST_MALFORMED)
         entries: dict[str, list[_Entry]] = {}
         for place, route in enumerate(routes):
             for host in route.hosts or (_ANY_HOST,):
@@ -152,23 +153,26 @@ class Routes:
         """Find the route of a request.
 
         A path with more than one reading matches none. Where it is only encoded, both readings must lead to one route:
-        ``/v1/models%3Apull`` would otherwise be a way around the demands of ``/v1/models:pull``.
+        ``/v1/models%3Apull`` would otherwise be a way around the demands of ``/v1/models:pull``. So would
+        ``user@api.example.com`` be around those of a host.
         """
-        path = request.path
+        path, hosted = request.path, self._of_host(request.host)
+        if hosted is None:
+            return self._hostless
         if is_plain(path):
-            return self._first(request, path)
+            return self._first(request, hosted, path)
         plain = decoded(path)
         if plain is None:
             return self._ambiguous
-        route = self._first(request, path)
-        if route is not self._first(request, plain):
+        route = self._first(request, hosted, path)
+        if route is not self._first(request, hosted, plain):
             return self._ambiguous
         slashes = path.count("/") != plain.count("/")
         return self._ambiguous if slashes and not route.escaped_slashes else route
 
-    def _first(self, request: Request, path: str) -> Route:
+    def _first(self, request: Request, hosted: Sequence[_Paths], path: str) -> Route:
         first, place = self._default, None
-        for paths in self._of_host(request.host):
+        for paths in hosted:
             for entries in paths.at(path):
                 for entry in entries:
                     if place is not None and entry.place > place:
@@ -178,10 +182,13 @@ class Routes:
                         break
         return first
 
-    def _of_host(self, authority: str) -> Sequence[_Paths]:
+    def _of_host(self, authority: str) -> Sequence[_Paths] | None:
+        """The routes of a host; None where routes have hosts, and this could be one of them to somebody else."""
         if not self._named:
             return self._anywhere
         host = host_of(authority)
+        if authority and not host:
+            return None
         names = [host]
         if self._depths:
             labels = host.split(".")

@@ -33,6 +33,9 @@ class Pattern(NamedTuple):
     trust_domain: str
     path: tuple[str, ...]
 
+    def __str__(self) -> str:
+        return f"spiffe://{self.trust_domain}/{'/'.join(self.path)}"
+
     @property
     def names(self) -> tuple[str, ...]:
         """The names of its segments, in order."""

@@ -200,7 +200,7 @@ def _allowed(outcome: Outcome, allowed: Allowed) -> _Fields:
     who: _Fields = {}
     if identity is not None:
         known = {name: identity.attributes[name] for name in ("customer_id", "team") if name in identity.attributes}
-        who = {"method": identity.method, "issuer": identity.issuer, **known}
+        who = {"credential": identity.method, "issuer": identity.issuer, **known}
     return {**_decision("allowed", outcome), **who, **_request(outcome)}
 
 
