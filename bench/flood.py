@@ -15,6 +15,7 @@ from typing import NamedTuple
 import click
 
 from bench import api_keys, servers
+from bench.answers import WrongAnswerError
 from bench.bodies import checks, key_checks
 from bench.cases import GRANTED, GUESSED, REFUSED
 from bench.credentials import Material, forged, overdue
@@ -46,17 +47,22 @@ FLOODS: Mapping[str, Flood] = {
 @click.command()
 @click.option("--seconds", default=10.0, show_default=True, help="Length of each run.")
 def main(seconds: float) -> None:
-    """Measure good tokens at 1,000 requests a second, alone and beside each flood, on both transports."""
+    """Measure good tokens at 1,000 requests a second, alone and beside floods; exit with 1 if native's p99 is late."""
     material = Material(1)
     os.sched_setaffinity(0, {cores()[1]})
     print(HEAD)
     slow = False
     for transport, flood in itertools.product(("native", "grpcio"), (NONE, *FLOODS)):
-        good, bad = flooded(transport, flood, material, seconds)
+        try:
+            good, bad = flooded(transport, flood, material, seconds)
+        except WrongAnswerError as error:
+            print(f"| {flood} | {transport} | | | | | {error}", flush=True)
+            slow |= transport == "native"
+            continue
         rate = "" if bad is None else f"{bad.answered / bad.seconds:,.0f}"
         times = " | ".join(f"{good.percentile(percent) * 1000:.2f}" for percent in (50, 99, 100))
         print(f"| {flood} | {transport} | {rate} | {times} |", flush=True)
-        slow |= good.percentile(99) > MOST_P99
+        slow |= transport == "native" and good.percentile(99) > MOST_P99
     sys.exit(slow)
 
 

@@ -102,6 +102,7 @@ def _requests() -> list[authz.CheckRequest]:
         request(content_type=b"application/grpc"),
         # Found by the fuzzer: the second Authorization was nobody's business where anonymous callers may pass.
         listed(request(path=b"/public/a", authorization=b"Basic dTpw", Authorization=bearer)),
+        request(path=b"/public/a", authorization=b"Basic dTpw," + bearer),
         tenant,
         certified,
     ]

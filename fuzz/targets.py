@@ -32,6 +32,7 @@ T = TypeVar("T")
 _VALUE = re.compile(r"[!-~](?:[ -~]{0,254}[!-~])?")
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]{1,}")
 _SEPARATOR = re.compile(r"[!#$%&'*+.^_`|~]")
+_BEARER = re.compile(rb"(?i)(?<![!-+\--~])bearer(?![!-+\--~])")  # a word, also among joined fields
 _SDK = ("x-customer-id", "x-user-id", "x-tenant-id", "x-trace-id")
 _SERVER_ERROR = 500
 _LEEWAY = 30
@@ -186,7 +187,7 @@ def _is_open(request: authz.AttributeContext.HttpRequest) -> bool:
         known = _sent(request, "origin") == [b"https://app.test"]
         return known and any(_sent(request, "access-control-request-method"))
     authorization = _sent(request, "authorization")
-    bears = any(value.partition(b" ")[0].lower() == b"bearer" for value in authorization)
+    bears = any(map(_BEARER.search, authorization))
     shown = bears or len(authorization) > 1 or _sent(request, "x-api-key") or b"api_key=" in query
     return path.startswith(b"/public/") and not shown
 

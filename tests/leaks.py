@@ -13,7 +13,9 @@ from urllib.parse import quote
 _Text = TypeVar("_Text", bound=str | bytes)
 
 # A JWT of three segments, and no more: what is damaged otherwise has claims, which are no secret, in their place.
-_CREDENTIAL = re.compile(rb"(?<!\.)eyJ[\w-]++\.eyJ[\w-]++\.[\w-]{16,}+(?!\.)|gxk_[0-9a-z]{16}_[0-9A-Za-z]{49}", re.ASCII)
+_CREDENTIAL = re.compile(
+    rb"(?<!\.)eyJ[\w-]++\.eyJ[\w-]++\.[\w-]{16,}+(?!\.)|gxk_[0-9a-z]{16}_[0-9A-Za-z]{49}", re.ASCII
+)
 _LOOKED_AT = 64 * 1024  # bytes: a request has no more headers; its body may have megabytes
 _PIECE = 16  # characters: of random ones nobody writes so many by chance
 _RUN = re.compile(rf"[\w+/%.~=-]{{{_PIECE},}}", re.ASCII)  # what credentials, and their encodings, are made of

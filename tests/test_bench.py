@@ -1,6 +1,7 @@
 import contextlib
 import itertools
 import os
+import random
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,19 +13,24 @@ import h2.config
 import h2.connection
 import h2.events
 import hpack
+import jwt
 import pytest
-from bench import servers
+from bench import api_keys, credentials, servers, timing
 from bench.answers import CHECK, WrongAnswerError, empty
 from bench.bodies import check_request, checks, grpc_message, limit_request, limits
-from bench.cases import Case
-from bench.credentials import CUSTOMER
+from bench.cases import Case, cases
+from bench.credentials import AUDIENCE, CUSTOMER, Material, forged, overdue
+from bench.flood import flooded
 from bench.http2 import Connection, HeaderBlocks, Question
 from bench.load import Address, Result, saturate, steady
-from bench.measure import Row
+from bench.measure import Row, right
 from bench.processes import running
 from bench.table import Failure, Unit, table, verdict
+from click.testing import CliRunner
 from hypothesis import example, given
 from hypothesis import strategies as st
+
+from genops_extauth import apikeys
 
 HEADERS = (
     (":method", "POST"),
@@ -232,6 +238,18 @@ def test_the_clients_requests_are_what_was_asked() -> None:
     assert [event.data for event in events if isinstance(event, h2.events.DataReceived)] == bodies
 
 
+def test_a_body_larger_than_a_frame_is_split() -> None:
+    """A body that no single frame of the server's holds arrives whole."""
+    peer = Peer(QUESTION)
+    body = grpc_message(bytes(range(200)) * 200)
+    peer.client.ask(body, 0.0)
+
+    pieces = [event.data for event in peer.deliver() if isinstance(event, h2.events.DataReceived)]
+
+    assert b"".join(pieces) == body
+    assert len(pieces) == 3
+
+
 def test_the_connections_window_is_respected() -> None:
     """No more is sent than the server's window admits, and as much again when the server has read it."""
     peer = Peer(QUESTION)
@@ -338,3 +356,97 @@ def test_a_failed_row_shows_its_problem_and_no_figure() -> None:
     assert "0.20" in good
     assert not {"0.20", "1.00"} & set(bad.split())
     assert below[-2:] == ["Check, grpcio:", "3 of 9 were wrong"]
+
+
+@pytest.fixture(scope="module")
+def material() -> Material:
+    return Material(60)
+
+
+def test_forged_tokens_differ_and_only_their_signature_is_wrong(material: Material) -> None:
+    """Forged tokens are all different, and what refuses them is their signature."""
+    tokens = list(itertools.islice(forged(material.hot[0]), 50))
+
+    assert len(set(tokens)) == 50
+    claims = jwt.decode(material.hot[0], material.public_key, ["RS256"], audience=AUDIENCE)
+    for token in tokens:
+        assert jwt.decode(token, options={"verify_signature": False}) == claims
+        with pytest.raises(jwt.InvalidSignatureError):
+            jwt.decode(token, material.public_key, ["RS256"], audience=AUDIENCE)
+
+
+def test_overdue_tokens_differ_and_are_over(material: Material) -> None:
+    """Overdue tokens are all different, of one length, and expired before anybody asks about their signature."""
+    tokens = list(itertools.islice(overdue(material.hot[0]), 50))
+
+    assert len(set(tokens)) == 50
+    assert len({len(token) for token in tokens}) == 1
+    for token in tokens:
+        with pytest.raises(jwt.ExpiredSignatureError):
+            jwt.decode(token, options={"verify_signature": False, "verify_exp": True})
+
+
+def test_made_up_keys_are_told_from_misspelt_ones_by_their_checksum() -> None:
+    """Unknown keys have the product's form and checksum, malformed ones the form alone."""
+    real = apikeys.minted(os.urandom)
+    secret = real.text.removeprefix(f"gxk_{real.id}_")[: api_keys.SECRET]
+    assert api_keys.written(real.id, secret) == real.text
+
+    for unknown, malformed in itertools.islice(zip(api_keys.unknown(), api_keys.malformed(), strict=True), 50):
+        assert apikeys.presented(unknown.encode(), b"k" * 32) is not None
+        assert apikeys.presented(malformed.encode(), b"k" * 32) is None
+
+
+@pytest.mark.parametrize("variant", ["", "a route", "200 routes", "credentials"])
+def test_each_row_of_check_gets_its_right_answers(
+    variant: str, material: Material, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sidecar of a variant gives every Check row the answers that its load looks for."""
+    monkeypatch.setattr(credentials, "MANY", 200)
+    rows = [each for each in cases(material) if each.name.startswith("Check") and each.variant == variant]
+    with contextlib.ExitStack() as stack:
+        _, url = stack.enter_context(servers.store("valkey", tmp_path, CORE))
+        running = servers.sidecar("native", url, material.public_key, tmp_path, CORE, variant=variant)
+        address = stack.enter_context(running).address
+        for row in rows:
+            row.lay(url)
+            row.check(address)
+            assert right(saturate(address, row.question, itertools.islice(row.bodies(), 40), 60)).answered == 40
+
+    assert rows
+
+
+def test_good_tokens_are_measured_while_bad_ones_are_sent(material: Material) -> None:
+    """Good tokens at the fixed rate, and a flood meanwhile: every answer to both is right."""
+    good, bad = flooded("native", "forged tokens", material, seconds=0.2)
+
+    assert (good.answered, good.errors) == (200, 0)
+    assert bad is not None
+    assert bad.answered > bad.errors == 0
+
+
+def test_a_comparison_that_tells_is_found() -> None:
+    """The times of a comparison that ends at the first difference are apart, those of one that does not are not."""
+    right_one = bytes(range(200))
+
+    def leaks(guess: bytes) -> bool:
+        return all(one == other for one, other in zip(guess, right_one, strict=True))
+
+    def guessing(right: int) -> Callable[[], timing.Try]:
+        guess = right_one[:right] + bytes(200 - right)
+        return lambda: lambda: leaks(guess)
+
+    classes = {**dict.fromkeys(timing.NOTHING, guessing(1)), "some": guessing(150)}
+    times = timing.measured(classes, 200, random.Random(1))
+
+    assert timing.apart(times["some"], [times[name] for name in timing.NOTHING]) > timing.MOST_T
+    assert timing.apart(times[timing.NOTHING[0]], [times[name] for name in timing.NOTHING]) == 0
+
+
+def test_guesses_of_keys_are_timed() -> None:
+    """Three experiments are reported, whatever so few samples say."""
+    said = CliRunner().invoke(timing.main, ["--samples", "20"])
+
+    assert said.exit_code in (0, 1)
+    assert said.output.count("Guesses ") == 3
+    assert said.output.count("| nothing right |") == 3

@@ -42,7 +42,7 @@ def read_check(body: bytes) -> Request | Denied:
     headers: Mapping[str, bytes] = http.headers
     names = "\n".join(headers)
     repeated, agree = _NONE_REPEATED, True
-    if not names.islower() or http.HasField("header_map"):
+    if names != names.lower() or http.HasField("header_map"):
         headers, repeated, agree = _headers(http)
         names = "\n".join(headers)
     host = http.host
