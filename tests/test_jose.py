@@ -17,7 +17,9 @@ def test_a_header_is_short() -> None:
 def test_objects_are_few() -> None:
     """Thousands of objects in a payload are refused before they are parsed, for each costs a call of ours."""
     header, payload = base64url(b'{"alg":"EdDSA"}'), base64url(b'{"a":[' + b"{}," * 3000 + b"{}]}")
-    assert jose.parse(header + b"." + payload + b".AAAA") == Denied(Reason.TOKEN_CLAIMS_MALFORMED, "too many objects and values")
+    assert jose.parse(header + b"." + payload + b".AAAA") == Denied(
+        Reason.TOKEN_CLAIMS_MALFORMED, "too many objects and values"
+    )
 
 
 @given(st.binary(max_size=12) | st.text("AQgwBZ09_-", max_size=9).map(str.encode))
