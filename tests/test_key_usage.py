@@ -60,7 +60,7 @@ async def test_uses_are_written_once_in_a_while(monkeypatch: pytest.MonkeyPatch)
     """They are written after each period."""
     monkeypatch.setattr(key_usage, "PERIOD", 0.001)
     usage = Usage(written := Written())
-    tending = asyncio.ensure_future(usage.tend())
+    tending = asyncio.ensure_future(usage.tend(lambda error: pytest.fail(str(error))))
     for now in (1, 2):
         usage.note("a", now)
         await until(lambda latest={"a": now}: latest in written.uses)  # type: ignore[misc] # mypy infers no default
@@ -71,7 +71,7 @@ async def test_uses_are_written_once_in_a_while(monkeypatch: pytest.MonkeyPatch)
 async def test_uses_are_written_at_the_end() -> None:
     """What was noted since the last time is written when it is stopped."""
     usage = Usage(written := Written())
-    tending = asyncio.ensure_future(usage.tend())
+    tending = asyncio.ensure_future(usage.tend(lambda error: pytest.fail(str(error))))
     await asyncio.sleep(0)
     usage.note("a", 2.0)
     tending.cancel()

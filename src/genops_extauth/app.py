@@ -61,6 +61,7 @@ class _Sidecar:
     log: FilteringBoundLogger
     storage: Storage
     credentials: CredentialStore | None
+    failed: Callable[[Exception], None]
     gate: Gate
     grpc: GrpcServer
     faces: Mapping[str, HttpServer]
@@ -114,7 +115,7 @@ def _background(sidecar: _Sidecar) -> Iterator[Coroutine[None, None, None]]:
     yield sidecar.reloader.watch()
     yield sidecar.storage.tend()
     if sidecar.credentials is not None:
-        yield sidecar.credentials.run()
+        yield sidecar.credentials.run(sidecar.failed)
     if sidecar.given is not None:
         yield sidecar.given.run()
 
@@ -165,7 +166,7 @@ async def _build(config: Config, read: Callable[[], Config], path: Path | None, 
         log,
     )
     faces = dict(_faces(config, health, registry, metrics, gate))
-    return _Sidecar(log, storage, credentials, gate, grpc, faces, health, reloader, given)
+    return _Sidecar(log, storage, credentials, telemetry.failed, gate, grpc, faces, health, reloader, given)
 
 
 async def _credentials(

@@ -53,16 +53,19 @@ class CredentialStore:
         """Return the figures of the list of what is revoked; None where it is not asked for."""
         return self.feed.statistics() if self.listens else None
 
-    async def run(self) -> None:
-        """Keep up with the store, until cancelled."""
+    async def run(self, failed: Callable[[Exception], None]) -> None:
+        """Keep up with the store, until cancelled. `failed` is told of a defect of ours: it ends nothing else."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self.usage.tend())
-            tasks.create_task(self._listen())
+            tasks.create_task(self.usage.tend(failed))
+            tasks.create_task(self._listen(failed))
 
-    async def _listen(self) -> None:
+    async def _listen(self, failed: Callable[[Exception], None]) -> None:
         while True:
-            if self.listens:
-                await self.feed.look()
+            try:
+                if self.listens:
+                    await self.feed.look()
+            except Exception as error:  # noqa: BLE001 - were it to end here, nobody would hear of a revocation again
+                failed(error)
             await asyncio.sleep(PERIOD)
 
     async def close(self) -> None:

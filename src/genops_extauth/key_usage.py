@@ -34,12 +34,15 @@ class Usage:
         except StoreUnavailable:
             self._noted = noted | self._noted
 
-    async def tend(self) -> None:
-        """Write once in a while, and a last time when cancelled."""
+    async def tend(self, failed: Callable[[Exception], None]) -> None:
+        """Write once in a while, and a last time when cancelled. `failed` is told of a defect of ours."""
         try:
             while True:
                 await asyncio.sleep(PERIOD)
-                await self.flush()
+                try:
+                    await self.flush()
+                except Exception as error:  # noqa: BLE001 - when a key was last used is not worth the process
+                    failed(error)
         finally:
             with suppress(asyncio.CancelledError):
                 await self.flush()

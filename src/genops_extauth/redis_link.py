@@ -66,11 +66,11 @@ class Link:
         connection = self._connection
         if connection is None:
             raise errors.ConnectionError("not connected")
-        await _send(connection, [_packed(call, b"EVALSHA", _SHA) for call in calls])
+        await send(connection, [_packed(call, b"EVALSHA", _SHA) for call in calls])
         replies = [await self._reply(connection, call) for call in calls]
         for number, reply in enumerate(replies):
             if isinstance(reply, errors.NoScriptError):
-                await _send(connection, [_packed(calls[number], b"EVAL", _SCRIPT)])
+                await send(connection, [_packed(calls[number], b"EVAL", _SCRIPT)])
                 replies[number] = await self._reply(connection, calls[number])
         return replies
 
@@ -97,7 +97,8 @@ class Link:
         raise errors.InvalidResponse(f"a {type(reply).__name__} came where bytes were due")
 
 
-async def _send(connection: AnyConnection, commands: Sequence[bytes]) -> None:
+async def send(connection: AnyConnection, commands: Sequence[bytes]) -> None:
+    """Send what is packed. Raises what breaks the connection."""
     try:
         await connection.send_packed_command(commands, check_health=False)
     except RuntimeError as error:

@@ -20,7 +20,7 @@ import redis.exceptions as errors
 from redis.crc import key_slot
 
 from genops_extauth.redis_faults import translated
-from genops_extauth.redis_link import AnyConnection, connected
+from genops_extauth.redis_link import AnyConnection, connected, send
 from genops_extauth.sentinel import Sentinels
 from genops_extauth.store_address import Host, Kind, Target
 
@@ -145,9 +145,9 @@ class _Run(NamedTuple):
 
     async def _sent(self, connection: AnyConnection, verb: str, script: bytes, *, asking: bool) -> Reply:
         if asking:
-            await connection.send_command("ASKING")
+            await send(connection, connection.pack_command("ASKING"))
             await connection.read_response()
-        await connection.send_command(verb, script, len(self.keys), *self.keys, *self.arguments)
+        await send(connection, connection.pack_command(verb, script, len(self.keys), *self.keys, *self.arguments))
         reply: Reply = await connection.read_response(disable_decoding=True)
         return reply
 
