@@ -96,7 +96,7 @@ def test_the_upstream_gets_the_owner_and_not_the_key(store: Server) -> None:
         assert list(by_query.ok_response.query_parameters_to_remove) == ["api_key"]
         twice = asked(sidecar, x_api_key=key, authorization=f"Bearer {token()}")
         assert twice.status.code == 16
-        eventually(lambda: sidecar.said("check")[-1]["reason"] == "credentials_ambiguous")
+        eventually(lambda: sidecar.said("check")[-1].get("reason") == "credentials_ambiguous")
 
 
 def test_guesses_are_answered_with_429(store: Server) -> None:
